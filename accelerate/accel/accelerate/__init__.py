@@ -1,0 +1,1 @@
+"""Backends: the runtimes that run what the passes made."""

@@ -1,0 +1,60 @@
+"""The one list of names a recipe may use: strings only, so that looking a name up imports nothing else.
+
+A pass key is ``type[/approach[/engine]]``; each leaf is a class of its own. Other distributions add theirs through the entry
+points ``accel.passes`` and ``accel.backends`` (name = key, value = ``module:Class``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+PASSES: Mapping[str, str] = {
+    "export_onnx": "accel.compress.export_onnx:ExportOnnx",
+    "simplify": "accel.compress.simplify:Simplify",
+    "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",
+    "quantize/static/nncf": "accel.compress.quantize_nncf:QuantizeStaticNncf",
+}
+
+BACKENDS: Mapping[str, str] = {
+    "eager": "accel.accelerate.eager:Eager",
+    "onnxruntime": "accel.accelerate.onnxruntime_session:OnnxRuntime",
+    "openvino": "accel.accelerate.openvino_model:OpenVino",
+}
+
+TASKS: Mapping[str, str] = {
+    "image_classification": "accel.tasks.image_classification:ImageClassification",
+}
+
+
+def _with_entry_points(table: Mapping[str, str], group: str) -> dict[str, str]:
+    found = {point.name: point.value for point in entry_points(group=group)}
+    return {**found, **table}  # ours win: a plug-in cannot silently replace a built-in
+
+
+def passes() -> dict[str, str]:
+    """Every pass key to ``module:Class``, plug-ins included."""
+    return _with_entry_points(PASSES, "accel.passes")
+
+
+def backends() -> dict[str, str]:
+    """Every backend name to ``module:Class``, plug-ins included."""
+    return _with_entry_points(BACKENDS, "accel.backends")
+
+
+def tasks() -> dict[str, str]:
+    """Every task type to ``module:Class``."""
+    return dict(TASKS)
+
+
+def load(reference: str) -> Any:
+    """The object that ``module:Name`` names."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+def backend(name: str) -> Any:
+    """An instance of the backend called ``name``; KeyError if there is none."""
+    return load(backends()[name])()

@@ -1,0 +1,171 @@
+"""The shapes that passes, tasks and backends have. Protocols only: nothing here is a base class to grow.
+
+These are structural: a class that has the members is one. Nothing in this file imports torch, onnx or numpy at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from accel.model import Model, Signature, Target
+
+    Array = NDArray[np.generic]
+
+Need = Literal["training", "calibration", "selection", "profile", "target"]
+Split = Literal["training", "calibration", "selection", "validation"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the model takes them. ``inputs``: name to array (n, ...); ``labels``: (n,) int64, None where unlabelled."""
+
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+
+
+Predict = Callable[[Mapping[str, "Array"]], Sequence["Array"]]
+"""Inputs by name to outputs in the signature's order."""
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, what)``; a total of 0 means unknown."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """A Progress that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over a whole split.
+
+    ``value``: as defined by the metric (top1: a fraction in [0, 1]). ``per_sample``: (n,) float64 whose mean is ``value``,
+    where the metric has such a thing: what a paired interval is computed from.
+    """
+
+    value: float
+    per_sample: Array | None = None
+    higher_is_better: bool = True
+
+
+class Task(Protocol):
+    """Data and judgement. Splits may be iterated more than once and give the same batches in the same order."""
+
+    def training(self) -> Iterable[Batch]: ...
+    def calibration(self) -> Iterable[Batch]: ...
+    def selection(self) -> Iterable[Batch]: ...
+    def validation(self) -> Iterable[Batch]: ...
+    def has(self, split: Split) -> bool: ...
+    def digest(self, split: Split) -> str: ...
+    def score(self, predict: Predict, split: Split = "validation") -> Mapping[str, Score]: ...
+
+
+@dataclass(frozen=True)
+class QuantizationProfile:
+    """The Q/DQ dialect a target runs fast. ``engine`` says who writes it best and does not make two profiles differ."""
+
+    activation: Literal["uint8", "int8"]
+    activation_symmetric: bool
+    weight_granularity: Literal["per_channel", "per_tensor"]
+    bias: Literal["int32", "float"]
+    quantize_residual_add: bool
+    engine: Literal["onnxruntime", "nncf"] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a pass may use besides the model.
+
+    ``folder``: where the pass writes its output. ``scratch``: survives a kill, gone when the step is committed.
+    ``profile`` and ``target`` are None unless the pass ``needs`` them. ``execute(path, inputs)`` runs an ONNX file once on
+    whatever is here to run it, for checks of equality (not for timing).
+    """
+
+    folder: Path
+    scratch: Path
+    task: Task | None = None
+    seed: int = 0
+    progress: Progress = silent
+    profile: QuantizationProfile | None = None
+    target: Target | None = None
+    execute: Callable[[Path, Mapping[str, Array]], Sequence[Array]] | None = None
+
+    @classmethod
+    def local(cls, folder: Path, task: Task | None = None, **settings: Any) -> Job:
+        """For training code: everything below ``folder``, which must exist."""
+        scratch = folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        return cls(folder=folder, scratch=scratch, task=task, **settings)
+
+
+class Pass(Protocol):
+    """A frozen pydantic dataclass: its fields are its settings. ``__call__`` never changes the model it is given.
+
+    ``version`` changes when the same settings would give another result. ``libraries`` names the distributions whose
+    versions decide the result too. The annotations of ``__call__`` say which models it takes and gives.
+    """
+
+    needs: ClassVar[frozenset[Need]]
+    version: ClassVar[int]
+    libraries: ClassVar[tuple[str, ...]]
+
+    def __call__(self, model: Any, job: Job) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ExecutedPrecision:
+    """What the runtime really ran, read from its own graph after optimization.
+
+    ``float_precision``: of the operators that are not INT8 (``fp32``, ``bf16``, ``fp16``). ``quantized_operators``: how many
+    operators (Conv, Gemm, MatMul, ConvTranspose) the ONNX file wraps in Q/DQ; ``int8_operators``: how many of them ran in INT8.
+    ``operators``: every executed operator type to its count.
+    """
+
+    float_precision: str
+    quantized_operators: int
+    int8_operators: int
+    operators: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """A compiled model, ready to run in this process; a context manager that frees it."""
+
+    signature: Signature
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Sequence[Array]: ...
+    def executed_precision(self) -> ExecutedPrecision: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class Backend(Protocol):
+    """A runtime. One instance is cheap to make and imports nothing until asked."""
+
+    name: ClassVar[str]
+    distribution: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]]
+    quantization: ClassVar[QuantizationProfile]
+
+    def unavailable(self, device: str = "cpu") -> str | None:
+        """None, or one sentence that says what is missing and how to get it. May import the library to look for a device."""
+        ...
+
+    def check_options(self, target: Target) -> None:
+        """Raise UsageError for an option or precision this backend does not have. Imports nothing."""
+        ...
+
+    def deploy(self, model: Model, target: Target, folder: Path) -> Model:
+        """Write into ``folder`` the files that ship, and give the model they make: what is measured afterwards."""
+        ...
+
+    def compile(self, model: Model, target: Target, cache: Path) -> Runner:
+        """A runner for exactly that file on ``target``. ``cache`` may keep compiled blobs. Refuses silent fallback."""
+        ...

@@ -1,0 +1,1 @@
+"""Tasks: data, preprocessing and metrics."""

@@ -1,0 +1,103 @@
+"""What a recipe says about data and preprocessing. Light: pydantic only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Arrays(_Settings):
+    """An ``.npz``. ``inputs`` and ``labels`` name its arrays; with ``offsets``, ``inputs`` is all encoded images end to end."""
+
+    path: str
+    inputs: str = "inputs"
+    labels: str | None = "labels"
+    offsets: str | None = None
+
+
+class Csv(_Settings):
+    """A CSV of image files and labels; files are relative to ``root``, by default the CSV's own folder."""
+
+    path: str
+    file_column: str = "file"
+    label_column: str = "label"
+    root: str | None = None
+
+
+class Tar(_Settings):
+    """A tar of images with a CSV, inside the tar or beside it."""
+
+    path: str
+    csv: str = "labels.csv"
+    file_column: str = "file"
+    label_column: str = "label"
+
+
+class TorchvisionData(_Settings):
+    """A torchvision data set that is already on disk below ``root``; nothing is downloaded."""
+
+    name: str
+    root: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class DataSource(_Settings):
+    """One split: exactly one of the readers, and how much of it.
+
+    ``skip`` samples are passed over first and ``num_samples`` (default: all) taken, in an order shuffled by ``shuffle`` (a seed)
+    or as the source has them.
+    """
+
+    arrays: Arrays | str | None = None
+    folder: str | None = None
+    csv: Csv | str | None = None
+    tar: Tar | str | None = None
+    torchvision: TorchvisionData | None = None
+    factory: str | None = None
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    skip: Annotated[int, Field(ge=0)] = 0
+    num_samples: PositiveInt | None = None
+    shuffle: int | None = None
+    batch_size: PositiveInt = 32
+
+
+class DataSettings(_Settings):
+    training: DataSource | None = None
+    calibration: DataSource | None = None
+    selection: DataSource | None = None
+    validation: DataSource | None = None
+
+
+class Preprocess(_Settings):
+    """From a decoded image to the model's input, in this order:
+
+    colour; ``center_crop`` where it is a fraction (0, 1] of the short side; ``resize`` (an int: the short side; a pair: height
+    and width) with ``interpolation`` and antialiasing; ``center_crop`` where it is a number of pixels;
+    ``(pixel / scale - mean) / std``; ``layout``.
+    """
+
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    center_crop: Annotated[float, Field(gt=0)] | None = None
+    scale: Annotated[float, Field(gt=0)] = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+
+class ImageClassificationSettings(_Settings):
+    """``preprocess`` is null where the data already has the model's input form (float arrays)."""
+
+    type: Literal["image_classification"] = "image_classification"
+    metrics: tuple[str, ...] = ("top1", "top5")
+    preprocess: Preprocess | None = None
+    classes: tuple[str, ...] | None = None
