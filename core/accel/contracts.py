@@ -67,6 +67,15 @@ class Task(Protocol):
     def score(self, predict: Predict, split: Split = "validation") -> Mapping[str, Score]: ...
 
 
+class RecipeTask(Task, Protocol):
+    """A task that a recipe can name: it also tells the report about its data."""
+
+    def count(self, split: Split) -> int: ...
+    def overlaps(self) -> Sequence[str]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True)
 class QuantizationProfile:
     """The Q/DQ dialect a target runs fast. ``engine`` says who writes it best and does not make two profiles differ."""

@@ -91,7 +91,10 @@ Model = TorchModel | OnnxModel
 
 @dataclass(frozen=True)
 class Target:
-    """Where the result will run. ``options`` are the backend's own; ``threads`` bounds its CPU threads."""
+    """Where the result will run. ``options`` are the backend's own; ``threads`` bounds its CPU threads.
+
+    ``batch``: compiled for exactly this many samples, which some runtimes need to be fast; None takes any number.
+    """
 
     name: str
     backend: str
@@ -100,3 +103,4 @@ class Target:
     optional: bool = False
     threads: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None

@@ -5,9 +5,13 @@ Units are in the names. Numbers are numbers, never strings; what could not be me
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from accel.errors import UsageError
 
 SCHEMA_VERSION = 1
 
@@ -65,12 +69,16 @@ class Precision(_Entry):
 
 
 class Fidelity(_Entry):
-    """How close the outputs stay to the reference row's, over the validation split."""
+    """How close the outputs stay to the reference row's, over the validation split.
+
+    ``sqnr_db`` is null where the outputs are identical. ``nonfinite_values``: how many values are NaN or infinite in either.
+    """
 
     vs: str
     top1_agreement: float | None
     sqnr_db: float | None
     max_abs_difference: float
+    nonfinite_values: int = 0
 
 
 class File(_Entry):
@@ -141,7 +149,11 @@ class DataUse(_Entry):
 
 
 class Environment(_Entry):
-    """The machine and the versions that the figures hold for. No host or user name."""
+    """The machine and the versions that the figures hold for. No host or user name.
+
+    ``cores`` and ``memory_bytes`` are what the process may use. ``load_average``: over the minute before the run; ``governor``: of
+    the clock frequency. Both are null where the system does not tell.
+    """
 
     platform: str
     python: str
@@ -150,6 +162,8 @@ class Environment(_Entry):
     cores: int
     memory_bytes: int
     libraries: dict[str, str]
+    governor: str | None = None
+    load_average: float | None = None
 
 
 class Verdict(_Entry):
@@ -182,3 +196,33 @@ class Report(_Entry):
     def json_text(self) -> str:
         """The one document: UTF-8, two spaces, keys in the order above, a newline at the end."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``report.json``, draft 2020-12."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"accel report, version {SCHEMA_VERSION}",
+        **{key: value for key, value in Report.model_json_schema(mode="serialization").items() if key != "title"},
+    }
+
+
+def read(path: Path) -> Report:
+    """A report that was written before. UsageError where it is not one, or of a version this accel does not know."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such report; run `accel optimize` first, or name its report.json") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a report: {type(error).__name__}; name the report.json of a run") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        known = f"this accel reads version {SCHEMA_VERSION}"
+        newer = "; upgrade accel" if isinstance(version, int) and version > SCHEMA_VERSION else ""
+        raise UsageError(f"{path}: schema_version is {version!r}; {known}{newer}")
+    try:
+        return Report.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path}: not a report: {place}: {first['msg']}; make it again with `accel optimize`") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Settings(BaseModel):
@@ -46,6 +46,23 @@ class TorchvisionData(_Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
+class Folder(_Settings):
+    """A folder of images, as ``DataSource.chosen`` gives it; a recipe writes the path alone."""
+
+    path: str
+
+
+class Factory(_Settings):
+    """A callable that gives data, as ``DataSource.chosen`` gives it; a recipe writes ``factory`` and ``kwargs``."""
+
+    reference: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+Chosen = Arrays | Folder | Csv | Tar | TorchvisionData | Factory
+
+READERS = ("arrays", "folder", "csv", "tar", "torchvision", "factory")
+
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -68,6 +85,30 @@ class DataSource(_Settings):
     shuffle: int | None = None
     batch_size: PositiveInt = 32
 
+    @model_validator(mode="after")
+    def _one_reader(self) -> Self:
+        named = [name for name in READERS if getattr(self, name) is not None]
+        if len(named) != 1:
+            found = " and ".join(named) if named else "none"
+            raise ValueError(f"a data source names exactly one of {', '.join(READERS)}; found {found}")
+        if self.kwargs and self.factory is None:
+            raise ValueError("kwargs belong to a factory; a torchvision data set has its own below `torchvision`")
+        return self
+
+    def chosen(self) -> Chosen:
+        """The one reader's settings, with a bare path spelled out."""
+        if self.arrays is not None:
+            return Arrays(path=self.arrays) if isinstance(self.arrays, str) else self.arrays
+        if self.folder is not None:
+            return Folder(path=self.folder)
+        if self.csv is not None:
+            return Csv(path=self.csv) if isinstance(self.csv, str) else self.csv
+        if self.tar is not None:
+            return Tar(path=self.tar) if isinstance(self.tar, str) else self.tar
+        if self.torchvision is not None:
+            return self.torchvision
+        return Factory(reference=str(self.factory), kwargs=self.kwargs)
+
 
 class DataSettings(_Settings):
     training: DataSource | None = None
@@ -81,7 +122,8 @@ class Preprocess(_Settings):
 
     colour; ``center_crop`` where it is a fraction (0, 1] of the short side; ``resize`` (an int: the short side; a pair: height
     and width) with ``interpolation`` and antialiasing; ``center_crop`` where it is a number of pixels;
-    ``(pixel / scale - mean) / std``; ``layout``.
+    ``(pixel / scale - mean) / std``; ``layout``. ``mean`` and ``std``: one value, or one for each channel in the order the model
+    takes them (``bgr``: blue first).
     """
 
     color: Literal["rgb", "bgr", "gray"] = "rgb"
@@ -92,6 +134,16 @@ class Preprocess(_Settings):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     layout: Literal["nchw", "nhwc"] = "nchw"
+
+    @model_validator(mode="after")
+    def _channels(self) -> Self:
+        channels = 1 if self.color == "gray" else 3
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, channels):
+                raise ValueError(f"{name} has {len(getattr(self, name))} values; {self.color} takes 1 or {channels}")
+        if self.center_crop is not None and self.center_crop > 1 and self.center_crop != int(self.center_crop):
+            raise ValueError(f"center_crop is a fraction up to 1 or a whole number of pixels, not {self.center_crop}")
+        return self
 
 
 class ImageClassificationSettings(_Settings):

@@ -1,0 +1,102 @@
+"""Counts read from ONNX graphs: the operators a file quantizes, and those that ONNX Runtime's optimized graph runs in INT8."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from accel.accelerate.precision import Counts
+from accel.onnx_file import parse
+
+# Conv, Gemm and the like, and what ONNX Runtime fuses them into (its contrib operators: docs/ContribOperators.md, NCHWc: MLAS).
+_FLOAT = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcFusedConv"}
+)
+_INT8 = frozenset(
+    {
+        "QLinearConv", "QLinearConvTranspose", "QLinearMatMul", "QGemm", "ConvInteger", "ConvTransposeInteger",
+        "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+    }
+)  # fmt: skip
+_WRAPPABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# They only move or reshape values, so the operator behind them still reads quantized ones.
+_TRANSPARENT = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+_FLOATS: Mapping[int, str] = {
+    onnx.TensorProto.FLOAT: "fp32",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.BFLOAT16: "bf16",
+    onnx.TensorProto.DOUBLE: "fp64",
+}
+_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"})
+
+
+def quantized_operators(path: Path) -> int:
+    """How many Conv, ConvTranspose, Gemm and MatMul of the file at ``path`` read data and weights through DequantizeLinear.
+
+    Operators that the file already has in an INT8 form (QLinearConv, MatMulInteger) count too.
+    """
+    model = parse(path)
+    return sum(_quantized_in(graph) for graph in graphs(model.graph))
+
+
+def graphs(graph: Any) -> Iterator[Any]:
+    """A GraphProto and every graph inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from graphs(inner)
+
+
+def _quantized_in(graph: Any) -> int:
+    producers = {name: node for node in graph.node for name in node.output}
+
+    def dequantized(name: str) -> bool:
+        node = producers.get(name)
+        while node is not None and node.op_type in _TRANSPARENT:
+            node = producers.get(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
+
+    return sum(
+        node.op_type in _INT8 or (node.op_type in _WRAPPABLE and all(map(dequantized, node.input[:2]))) for node in graph.node
+    )
+
+
+def executed_operators(path: Path) -> Counts:
+    """Counts of the graph that ONNX Runtime wrote to ``path`` after its optimizations."""
+    model = parse(path)
+    operators: Counter[str] = Counter()
+    heavy: Counter[str] = Counter()
+    other: Counter[str] = Counter()
+    for graph in graphs(model.graph):
+        types = _types(graph)
+        for node in graph.node:
+            operators[node.op_type] += 1
+            precision = _precision(node, types)
+            if precision is not None and node.op_type in _FLOAT:
+                heavy[precision] += 1
+            elif precision is not None and node.op_type not in _CONVERSIONS | _INT8:
+                other[precision] += 1
+    int8 = sum(count for name, count in operators.items() if name in _INT8)
+    return Counts(operators, int8, heavy or other)
+
+
+def _types(graph: Any) -> dict[str, int]:
+    types = {info.name: info.type.tensor_type.elem_type for info in (*graph.input, *graph.value_info, *graph.output)}
+    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+    return types
+
+
+def _precision(node: Any, types: Mapping[str, int]) -> str | None:
+    """The float precision of what a node makes, or, where the graph does not say, of what it reads."""
+    for name in (*node.output, *node.input):
+        code = types.get(name, onnx.TensorProto.UNDEFINED)
+        if code != onnx.TensorProto.UNDEFINED:
+            return _FLOATS.get(code)
+    return None

@@ -1,0 +1,283 @@
+"""ONNX Runtime: one session, one provider list, no fallback that nobody asked for. The only file that imports it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from accel.accelerate.compile_faults import compile_fault, shortened
+from accel.accelerate.inputs import batch_axis, check_inputs, fix_axis
+from accel.accelerate.installed import Library, installed_distribution, problem, require, versions
+from accel.accelerate.options import Choice, Flag, Option, check
+from accel.accelerate.precision import executed
+from accel.accelerate.shipping import require_onnx, ship
+from accel.contracts import ExecutedPrecision, QuantizationProfile
+from accel.errors import BackendFault, MissingBackend, UsageError
+from accel.model import Model, OnnxModel, Signature, Target
+
+if TYPE_CHECKING:
+    from accel.contracts import Array
+
+LIBRARY = Library(
+    module="onnxruntime",
+    distributions=(
+        "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-migraphx",
+        "onnxruntime-rocm", "onnxruntime-qnn", "onnxruntime-training", "ort-nightly", "ort-nightly-gpu",
+    ),
+    minimum=(1, 20),
+    extra="onnxruntime",
+)  # fmt: skip
+CPU = "CPUExecutionProvider"
+_PROVIDER_OF = {"cpu": CPU, "gpu": "CUDAExecutionProvider"}
+_LEVELS = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_OPTIONS: Mapping[str, Option] = {
+    "execution_providers": Choice(many=True),
+    "graph_optimization_level": Choice(tuple(_LEVELS)),
+    "allow_fallback": Flag(),
+}
+_ERRORS_ONLY = 3
+_NAMED_IN_FAULT = 5
+
+
+class OnnxRuntime:
+    """The backend ``onnxruntime``. Options: ``execution_providers``, ``graph_optimization_level`` (``disable``, ``basic``,
+    ``extended``, ``all``), ``allow_fallback``."""
+
+    name: ClassVar[str] = "onnxruntime"
+    distribution: ClassVar[str] = "onnxruntime"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
+    # Measured: of the dialects, only unsigned activations with signed per-channel weights fuse wholly on the CPU, and a
+    # residual Add between Q/DQ keeps its neighbours in INT8 (DESIGN.md, fact 1).
+    quantization: ClassVar[QuantizationProfile] = QuantizationProfile(
+        activation="uint8",
+        activation_symmetric=False,
+        weight_granularity="per_channel",
+        bias="int32",
+        quantize_residual_add=True,
+        engine="onnxruntime",
+    )
+
+    def unavailable(self, device: str = "cpu") -> str | None:
+        sentence = problem(LIBRARY)
+        if sentence is not None:
+            return sentence
+        import onnxruntime
+
+        wanted = _PROVIDER_OF.get(device)
+        here = onnxruntime.get_available_providers()
+        if wanted is None:
+            return f"onnxruntime has no device {device!r}; it has {', '.join(self.devices)}"
+        if wanted not in here:
+            return (
+                f"this build of onnxruntime has no {wanted} for device {device} (it has {', '.join(here)}); "
+                "get one with: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+            )
+        return None
+
+    def installed_distribution(self) -> str | None:
+        """The flavour that is installed: ``onnxruntime``, ``onnxruntime-gpu``...; None if there is none."""
+        return installed_distribution(LIBRARY)
+
+    def versions(self) -> dict[str, str]:
+        """Every installed flavour to its version. More than one means they overwrote each other's files."""
+        return versions(LIBRARY)
+
+    def check_options(self, target: Target) -> None:
+        check(
+            target,
+            devices=self.devices,
+            precisions=("fp32",),
+            why_precision="it runs each operator in the precision that the file has",
+            options=_OPTIONS,
+        )
+        providers = target.options.get("execution_providers")
+        for provider in providers or ():
+            if not provider.endswith("ExecutionProvider"):
+                hint = "" if provider.lower() != "cpu" else f" (did you mean {CPU!r}?)"
+                raise UsageError(
+                    f"target {target.name}: backend onnxruntime: option execution_providers holds {provider!r}{hint}; "
+                    "the names end in ExecutionProvider"
+                )
+        if providers and target.device != "cpu" and set(providers) == {CPU}:
+            raise UsageError(f"target {target.name}: device is {target.device}, but execution_providers names only {CPU}")
+
+    def deploy(self, model: Model, target: Target, folder: Path) -> OnnxModel:
+        return ship(require_onnx(model, self.name), folder)
+
+    def compile(self, model: Model, target: Target, cache: Path) -> SessionRunner:
+        """``cache`` keeps nothing: a session is built from the shipped file each time, so that the time it takes is true."""
+        file = require_onnx(model, self.name)
+        self.check_options(target)
+        require(LIBRARY)
+        if file.path.suffix == ".xml":
+            raise BackendFault(f"{file.path.name}: onnxruntime runs ONNX files, not OpenVINO IR")
+        asked = tuple(target.options.get("execution_providers") or (_PROVIDER_OF[target.device],))
+        if "execution_providers" not in target.options:
+            sentence = self.unavailable(target.device)
+            if sentence is not None:
+                raise MissingBackend(f"target {target.name}: {sentence}")
+        signature, fixed = file.signature, {}
+        if target.batch is not None:
+            axis = batch_axis(signature, target.batch)
+            if axis is not None:
+                signature, fixed = fix_axis(signature, axis, target.batch), {axis: target.batch}
+        plan = SessionPlan(file.path, asked, target, fixed)
+        session, notes = plan.open()
+        return SessionRunner(session, signature, plan, cache, notes)
+
+
+class SessionPlan:
+    """How a session is made: the same way for running, and for writing down the graph that runs."""
+
+    def __init__(self, path: Path, providers: Sequence[str], target: Target, fixed: Mapping[str, int]) -> None:
+        self.path = path
+        self._providers = tuple(providers)
+        self._target = target
+        self._fixed = dict(fixed)
+        self._level = _LEVELS[target.options.get("graph_optimization_level", "all")]
+        self._allow_fallback = bool(target.options.get("allow_fallback", False))
+
+    def open(self) -> tuple[Any, tuple[str, ...]]:
+        """A session, and notes on the fallback that was allowed. Raises BackendFault."""
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        here = onnxruntime.get_available_providers()
+        absent = [provider for provider in self._providers if provider not in here]
+        if absent and not self._allow_fallback:
+            raise BackendFault(
+                f"onnxruntime: {', '.join(absent)} asked for, but this build has only {', '.join(here)}; "
+                "install a build that has it, or set options.allow_fallback: true"
+            )
+        asked = [provider for provider in self._providers if provider in here] or [CPU]
+        settings = self._settings()
+        watched = asked != [CPU]
+        if watched:
+            settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            if CPU not in asked and not self._allow_fallback:
+                settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        session = self._session(settings, asked)
+        notes = tuple(f"{provider} is not in this build of onnxruntime: fell back, as allowed" for provider in absent)
+        return session, notes + (self._require_assigned(session, asked) if watched else ())
+
+    def optimized_to(self, path: Path) -> None:
+        """Write the graph that a session of this plan runs; weights apart, in a file beside it."""
+        settings = self._settings()
+        settings.optimized_model_filepath = str(path)
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", path.name + ".data")
+        settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        import onnxruntime
+
+        here = onnxruntime.get_available_providers()
+        self._session(settings, [provider for provider in self._providers if provider in here] or [CPU])
+
+    def _settings(self) -> Any:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = self._target.threads
+        settings.inter_op_num_threads = 1
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self._level)
+        settings.log_severity_level = _ERRORS_ONLY
+        for axis, size in self._fixed.items():
+            settings.add_free_dimension_override_by_name(axis, size)
+        return settings
+
+    def _session(self, settings: Any, providers: Sequence[str]) -> Any:
+        import onnxruntime
+
+        try:
+            # enable_fallback: by default the library retries on the CPU, with no more than a line on standard output.
+            return onnxruntime.InferenceSession(
+                str(self.path), settings, providers=list(providers), enable_fallback=int(self._allow_fallback)
+            )
+        except Exception as error:  # the library's errors have no common class
+            raise compile_fault("onnxruntime", self.path, error) from error
+
+    def _require_assigned(self, session: Any, asked: Sequence[str]) -> tuple[str, ...]:
+        """Notes on nodes that run elsewhere than asked, or BackendFault where that is not allowed."""
+        loaded = session.get_providers()
+        absent = [provider for provider in asked if provider not in loaded]
+        complaint = f"{', '.join(absent)} asked for, but the session runs on {', '.join(loaded)}" if absent else ""
+        if not absent and hasattr(session, "get_provider_graph_assignment_info"):
+            nodes: dict[str, list[str]] = {}
+            for part in session.get_provider_graph_assignment_info():
+                nodes.setdefault(part.ep_name, []).extend(node.name or node.op_type for node in part.get_nodes())
+            idle = [provider for provider in asked if provider != CPU and provider not in nodes]
+            strays = [name for provider, names in nodes.items() if provider not in asked for name in names]
+            if idle:
+                complaint = f"{', '.join(idle)} asked for, but no node runs there; all run on {', '.join(nodes)}"
+            elif strays:
+                shown = ", ".join(strays[:_NAMED_IN_FAULT]) + (", ..." if len(strays) > _NAMED_IN_FAULT else "")
+                complaint = f"{len(strays)} nodes do not run on {', '.join(asked)}: {shown}"
+        if complaint and not self._allow_fallback:
+            raise BackendFault(
+                f"{self.path.name}: onnxruntime: {complaint}; name {CPU} in options.execution_providers "
+                "for nodes that may run there, or set options.allow_fallback: true"
+            )
+        return (f"{complaint} (allowed)",) if complaint else ()
+
+
+class SessionRunner:
+    """A session. A call is ``session.run`` and nothing else: inputs are not checked (see ``inputs.check_inputs``) or copied."""
+
+    def __init__(self, session: Any, signature: Signature, plan: SessionPlan, cache: Path, notes: tuple[str, ...]) -> None:
+        self.signature = signature
+        self.threads = int(session.get_session_options().intra_op_num_threads)
+        self.providers = tuple(session.get_providers())
+        self._session = session
+        self._run: Callable[..., Any] = session.run
+        self._outputs = [spec.name for spec in signature.outputs]
+        self._plan = plan
+        self._cache = cache
+        self._notes = notes
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Outputs in the signature's order, the caller's to keep. Raises DataFault for wrong inputs, else BackendFault."""
+        try:
+            return self._run(self._outputs, inputs)  # type: ignore[no-any-return]
+        except Exception as error:  # the library's errors have no common class
+            raise self._fault(inputs, error) from error
+
+    def executed_precision(self) -> ExecutedPrecision:
+        """Read from the graph that the runtime itself writes after its optimizations, at the level that runs."""
+        from accel.accelerate.onnx_operators import executed_operators, quantized_operators
+
+        self._require_open()
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix="optimized-") as folder:
+            place = Path(folder) / "optimized.onnx"
+            self._plan.optimized_to(place)
+            ran = executed_operators(place)
+        return executed(ran, quantized_operators(self._plan.path), self._notes)
+
+    def __enter__(self) -> Self:
+        self._require_open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._run = _closed
+        self._session = None
+
+    def _require_open(self) -> None:
+        if self._session is None:
+            _closed()
+
+    def _fault(self, inputs: Mapping[str, Array], error: Exception) -> Exception:
+        if isinstance(error, BackendFault):
+            return error
+        check_inputs(self.signature, inputs)
+        return BackendFault(f"{self._plan.path.name}: onnxruntime failed while running: {shortened(str(error))}")
+
+
+def _closed(*_: object) -> None:
+    raise BackendFault("this onnxruntime runner is closed; compile the model again")

@@ -1,0 +1,121 @@
+"""Calibration samples as a quantizer takes them: checked, counted, in groups of the size the model wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel.contracts import Job, Task
+from accel.errors import DataFault
+from accel.model import Signature
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The first ``num_samples`` samples of the calibration split, ``group`` at a time; may be iterated more than once.
+
+    Nothing is kept in memory beyond one batch of the task. ``count``: how many there are; ``notes``: what is odd about them.
+    """
+
+    task: Task
+    signature: Signature
+    count: int
+    group: int
+    notes: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Arrays]:
+        pending: list[Arrays] = []
+        for sample in _samples(self.task, self.signature, self.count):
+            pending.append(sample)
+            if len(pending) == self.group:
+                yield (
+                    pending[0] if self.group == 1 else {name: np.concatenate([s[name] for s in pending]) for name in pending[0]}
+                )
+                pending = []
+
+    def __len__(self) -> int:
+        return self.count // self.group
+
+
+def calibration_samples(job: Job, signature: Signature, num_samples: int) -> Samples:
+    """Read the split once to check it.
+
+    Raises DataFault where there is no calibration data (never random numbers instead), where a sample does not fit
+    ``signature``, and where one holds NaN or Inf. Too few, constant and all-zero data are notes.
+    """
+    task = job.task
+    if task is None or not task.has("calibration"):
+        raise DataFault(
+            "quantize: approach static reads ranges from calibration data, and there is none; set data.calibration in the recipe"
+        )
+    count = 0
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    for sample in _samples(task, signature, num_samples):
+        for name, array in sample.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DataFault(f"calibration sample {count}: input {name!r} holds NaN or Inf; remove or repair the sample")
+            if array.size:
+                low[name] = min(low.get(name, np.inf), float(array.min()))
+                high[name] = max(high.get(name, -np.inf), float(array.max()))
+        count += 1
+    if count == 0:
+        raise DataFault("calibration: the split is empty; give at least 2 samples, better 300")
+    fixed = signature.inputs[0].shape[0] if signature.inputs and signature.inputs[0].shape else 1
+    group = fixed if isinstance(fixed, int) else 1
+    if count < group:
+        raise DataFault(f"calibration: {count} samples do not fill one batch of the model's fixed size {group}")
+    notes = []
+    if count < num_samples:
+        notes.append(f"calibration: {count} of the {num_samples} samples asked for: the split holds no more")
+    if count % group:
+        notes.append(f"calibration: the last {count % group} samples do not fill the model's fixed batch of {group}; left out")
+    if count < 2:
+        notes.append("warning: calibration: one sample says little about ranges; give more")
+    for name in low:
+        if low[name] == high[name]:
+            what = "all zero" if low[name] == 0 else f"the constant {low[name]:g}"
+            notes.append(f"warning: calibration: input {name!r} is {what} in every sample; the ranges mean nothing")
+    return Samples(task, signature, count - count % group, group, tuple(notes))
+
+
+def _samples(task: Task, signature: Signature, limit: int) -> Iterator[Arrays]:
+    """Single samples (1, ...) by input name, checked against the signature."""
+    index = 0
+    for batch in task.calibration():
+        missing = [spec.name for spec in signature.inputs if spec.name not in batch.inputs]
+        if missing:
+            raise DataFault(f"calibration: batches hold {sorted(batch.inputs)} but the model takes {missing} too")
+        arrays = {spec.name: np.asarray(batch.inputs[spec.name]) for spec in signature.inputs}
+        sizes = {name: len(array) for name, array in arrays.items() if array.ndim}
+        for row in range(min(sizes.values(), default=0)):
+            if index >= limit:
+                return
+            sample = {name: array[row : row + 1] for name, array in arrays.items()}
+            _check(sample, signature, index)
+            yield sample
+            index += 1
+
+
+def _check(sample: Mapping[str, NDArray[Any]], signature: Signature, index: int) -> None:
+    for spec in signature.inputs:
+        array = sample[spec.name]
+        wanted = spec.shape[1:]
+        got = array.shape[1:]
+        fits = len(wanted) == len(got) and all(not isinstance(w, int) or w == g for w, g in zip(wanted, got, strict=True))
+        if not fits:
+            raise DataFault(
+                f"calibration sample {index}: input {spec.name!r} has shape {tuple(got)} but the model takes {tuple(wanted)}; "
+                "check task.preprocess"
+            )
+        if array.dtype != np.dtype(spec.dtype):
+            raise DataFault(
+                f"calibration sample {index}: input {spec.name!r} is {array.dtype} but the model takes {spec.dtype}; "
+                "convert the data or set task.preprocess"
+            )

@@ -1,0 +1,96 @@
+"""Core of ``quantize/static/nncf``: the one file that imports nncf."""
+
+from __future__ import annotations
+
+import os
+
+# NNCF reports each use to Google Analytics and writes ~/intel/openvino_ga_cid unless this is set before its first import
+# (nncf/definitions.py). No other way to switch it off exists; nothing else in the project writes to the environment.
+os.environ["NNCF_CI"] = "1"
+
+import onnx
+
+from accel.compress.calibration import NncfCalibration
+from accel.compress.calibration_data import calibration_samples
+from accel.compress.ignored_scope import IgnoredScope, resolve
+from accel.compress.onnx_writing import load, name_all_nodes_, write
+from accel.compress.quantized_graph import release_outputs_, remarks, require_float, require_profile, tidy_
+from accel.compress.quiet_library import quiet
+from accel.contracts import Job, QuantizationProfile
+from accel.errors import AccelError, PassFault
+from accel.model import OnnxModel
+
+with quiet():
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import (
+        AggregatorType,
+        RangeEstimatorParameters,
+        StatisticsCollectorParameters,
+        StatisticsType,
+    )
+
+
+def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: IgnoredScope) -> OnnxModel:
+    """See ``QuantizeStaticNncf``."""
+    profile = require_profile(job)
+    if profile.activation == "int8" or profile.bias == "float" or profile.weight_granularity == "per_tensor":
+        raise PassFault(
+            "quantize: NNCF writes unsigned activations and per-channel weights only, and this target's profile asks for "
+            f"{profile.activation} activations, {profile.bias} bias and {profile.weight_granularity} weights; "
+            "set engine: onnxruntime"
+        )
+    source = load(model.path)
+    require_float(source)
+    name_all_nodes_(source)
+    ignored = resolve(scope, source.graph)
+    samples = calibration_samples(job, model.signature, calibration.num_samples)
+    try:
+        with quiet():
+            quantized = nncf.quantize(
+                _copy(source),
+                nncf.Dataset(samples),
+                subset_size=len(samples),
+                preset=_preset(profile),
+                ignored_scope=nncf.IgnoredScope(
+                    names=sorted(ignored), validate=False
+                ),  # resolved above, for both engines alike
+                fast_bias_correction=True,
+                advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=_ranges(calibration)),
+            )
+    except AccelError:
+        raise
+    except Exception as error:  # noqa: BLE001 - NNCF raises its own errors, RuntimeError and those of two runtimes
+        raise PassFault(f"quantize: NNCF failed: {type(error).__name__}: {error}; try engine: onnxruntime") from error
+    release_outputs_(quantized)
+    tidy_(quantized, source)
+    notes = (*remarks(quantized, ignored, "nncf"), *samples.notes)
+    path = job.folder / "model.onnx"
+    write(quantized, path)
+    return OnnxModel(path=path, signature=model.signature, history=model.history).noting(*notes)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _preset(profile: QuantizationProfile) -> nncf.QuantizationPreset:
+    """Mixed: asymmetric activations where they help, which was more accurate at the same speed (DESIGN.md, fact 9)."""
+    return nncf.QuantizationPreset.PERFORMANCE if profile.activation_symmetric else nncf.QuantizationPreset.MIXED
+
+
+def _ranges(calibration: NncfCalibration) -> RangeEstimatorParameters:
+    """``minmax``: the whole range over all samples. NNCF's own default is the mean of each sample's range, which it calls the
+    same name elsewhere; ``percentile`` is taken within each sample and averaged, as NNCF cannot over all of them."""
+    if calibration.method == "minmax":
+        return RangeEstimatorParameters(
+            min=StatisticsCollectorParameters(statistics_type=StatisticsType.MIN, aggregator_type=AggregatorType.MIN),
+            max=StatisticsCollectorParameters(statistics_type=StatisticsType.MAX, aggregator_type=AggregatorType.MAX),
+        )
+    outside = (1.0 - calibration.percentile / 100.0) / 2.0
+    return RangeEstimatorParameters(
+        min=StatisticsCollectorParameters(StatisticsType.QUANTILE, AggregatorType.MEAN, quantile_outlier_prob=outside),
+        max=StatisticsCollectorParameters(StatisticsType.QUANTILE, AggregatorType.MEAN, quantile_outlier_prob=outside),
+    )

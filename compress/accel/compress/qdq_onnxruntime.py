@@ -1,0 +1,178 @@
+"""Core of ``quantize/static/onnxruntime``: the one file that imports onnxruntime.quantization."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, create_calibrator
+from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from accel.compress.calibration import Calibration
+from accel.compress.calibration_data import Samples, calibration_samples
+from accel.compress.ignored_scope import IgnoredScope, resolve
+from accel.compress.onnx_writing import load, name_all_nodes_, write
+from accel.compress.quantized_graph import WEIGHTED, release_outputs_, remarks, require_float, require_profile, tidy_
+from accel.compress.quiet_library import quiet
+from accel.contracts import Job, QuantizationProfile
+from accel.errors import PassFault
+from accel.model import OnnxModel
+
+HISTOGRAM_BINS = {"entropy": 1024, "percentile": 2048}
+"""Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile. For entropy its 128 equal the 128 levels
+it searches for, which leaves one candidate, the whole range, so that entropy is minmax; 1024 gives 449 candidates."""
+
+
+def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: IgnoredScope) -> OnnxModel:
+    """See ``QuantizeStaticOnnxRuntime``."""
+    profile = require_profile(job)
+    source = load(model.path)
+    require_float(source)
+    name_all_nodes_(source)
+    ignored = resolve(scope, source.graph)
+    samples = calibration_samples(job, model.signature, calibration.num_samples)
+    types = _types(profile)
+    with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
+        inferred = _with_shapes(source)
+        # The library writes files beside its input, which may lie in a folder that others read.
+        plain = Path(folder) / "model.onnx"
+        write(inferred, plain)
+        ranges = _guarded("calibration", lambda: _ranges(plain, types, samples, calibration, job))
+        inferred = onnx.load(str(plain))
+    quantized = _guarded("quantization", lambda: _quantized(inferred, ranges, types, profile, sorted(ignored)))
+    release_outputs_(quantized)
+    tidy_(quantized, source)
+    notes = (*remarks(quantized, ignored, "onnxruntime"), *samples.notes)
+    path = job.folder / "model.onnx"
+    write(quantized, path)
+    return OnnxModel(path=path, signature=model.signature, history=model.history).noting(*notes)
+
+
+def _types(profile: QuantizationProfile) -> list[str]:
+    """The operator types that get Q/DQ.
+
+    Symmetric signed (TensorRT): the inputs of weighted operators only, as TensorRT asks for; more Q/DQ breaks its fusions.
+    Else everything the library can, so that values stay in INT8 between the convolutions.
+    """
+    if _weighted_only(profile):
+        types = {*WEIGHTED}
+    else:
+        types = {*QLinearOpsRegistry, *QDQRegistry} - {"Add"}
+    return sorted(types | ({"Add"} if profile.quantize_residual_add else set()))
+
+
+def _weighted_only(profile: QuantizationProfile) -> bool:
+    return profile.activation == "int8" and profile.activation_symmetric
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    inferred = onnx.shape_inference.infer_shapes(model) if model.ByteSize() < 1 << 30 else model
+    return inferred if len(inferred.graph.node) == len(model.graph.node) else model
+
+
+class _Reader:
+    """A CalibrationDataReader over groups that are made as they are asked for."""
+
+    def __init__(self, groups: Iterator[Any]) -> None:
+        self._groups = groups
+
+    def get_next(self) -> Any:
+        return next(self._groups, None)
+
+
+def _ranges(path: Path, types: list[str], samples: Samples, calibration: Calibration, job: Job) -> TensorsData:
+    """Lowest and highest value for each activation. Memory: the activations of one sample, and a histogram for each.
+
+    The library's own way keeps every activation of every sample until the end (its issue 10503: over 256 GB), and its
+    histograms grow without bound where a later batch is larger. Here a first reading finds the largest magnitudes, and a second
+    one fills histograms whose width is known; neither depends on the order of the samples.
+    """
+    rounds = len(samples) * (1 if calibration.method == "minmax" else 2)
+    done = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal done
+        for group in samples:
+            done += 1
+            job.progress(done, rounds, "calibrating")
+            yield group
+
+    widest: TensorsData = _calibrated(path, types, CalibrationMethod.MinMax, counted())
+    if calibration.method == "minmax":
+        return widest
+    bins = HISTOGRAM_BINS[calibration.method]
+    method = CalibrationMethod.Entropy if calibration.method == "entropy" else CalibrationMethod.Percentile
+    collector = HistogramCollector(
+        method=calibration.method,
+        symmetric=False,  # the library's symmetric percentile ignores the negative tail; symmetry comes with the scales
+        num_bins=bins,
+        num_quantized_bins=128,
+        percentile=calibration.percentile,
+        scenario="same",
+    )
+    for name, entry in widest.items():
+        low, high = (np.asarray(value, dtype=np.float32).reshape(()) for value in entry.range_value)
+        width = np.maximum(np.abs(low), np.abs(high))
+        edges = np.linspace(-width, width, bins + 1, dtype=np.float32)
+        collector.histogram_dict[name] = (np.zeros(bins, dtype=np.int64), edges, low, high, width)
+    return _calibrated(path, types, method, counted(), collector)
+
+
+def _calibrated(
+    path: Path, types: list[str], method: CalibrationMethod, groups: Iterator[Any], collector: HistogramCollector | None = None
+) -> TensorsData:
+    calibrator = create_calibrator(
+        path,
+        types,
+        augmented_model_path=str(path.with_name(f"augmented-{method.name}.onnx")),
+        calibrate_method=method,
+        providers=["CPUExecutionProvider"],
+    )
+    if collector is not None:
+        calibrator.collector = collector
+    for group in groups:
+        calibrator.collect_data(_Reader(iter([group])))
+    return calibrator.compute_data()
+
+
+def _quantized(
+    model: onnx.ModelProto, ranges: TensorsData, types: list[str], profile: QuantizationProfile, ignored: list[str]
+) -> onnx.ModelProto:
+    signed = profile.activation == "int8"
+    quantizer = QDQQuantizer(
+        model,
+        profile.weight_granularity == "per_channel",
+        False,  # reduce_range: 7-bit weights, for CPUs without VNNI; costs accuracy everywhere else
+        QuantType.QInt8,
+        QuantType.QInt8 if signed else QuantType.QUInt8,
+        ranges,
+        [],
+        ignored,
+        types,
+        {
+            "ActivationSymmetric": profile.activation_symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": profile.bias == "int32",
+            "OpTypesToExcludeOutputQuantization": types if _weighted_only(profile) else [],
+        },
+    )
+    quantizer.quantize_model()
+    return quantizer.model.model
+
+
+def _guarded(what: str, work: Any) -> Any:
+    try:
+        with quiet():
+            return work()
+    except AssertionError as error:
+        raise PassFault(
+            f"quantize: onnxruntime's {what} found a scale that is not a number ({error}); a weight or an activation holds NaN, "
+            "Inf or values beyond float32: check the weights with `accel inspect` and the calibration data"
+        ) from error
+    except Exception as error:  # noqa: BLE001 - the library raises ValueError, RuntimeError, its own Fail and InvalidArgument
+        raise PassFault(f"quantize: onnxruntime's {what} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,42 @@
+"""The pass that writes an INT8 Q/DQ file with NNCF."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from accel.compress.calibration import NncfCalibration
+from accel.compress.ignored_scope import IgnoredScope
+from accel.contracts import Job, Need
+from accel.errors import MissingBackend
+from accel.model import OnnxModel
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class QuantizeStaticNncf:
+    """INT8 weights and activations, ranges from calibration data, biases corrected, placed as OpenVINO runs them.
+
+    Cannot write the symmetric signed dialect of TensorRT.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"calibration", "profile"})
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ("nncf", "onnx")
+
+    approach: Literal["static"] = "static"
+    engine: Literal["auto", "nncf"] = "auto"
+    calibration: NncfCalibration = NncfCalibration()
+    ignored_scope: IgnoredScope = IgnoredScope()
+
+    def __call__(self, model: OnnxModel, job: Job) -> OnnxModel:
+        """``model.onnx`` in the job's folder. Raises DataFault for calibration data that is missing or does not fit, PassFault
+        where nothing is quantized, the profile is TensorRT's or NNCF fails, MissingBackend without nncf."""
+        try:
+            from accel.compress.qdq_nncf import quantize
+        except ModuleNotFoundError as absent:
+            raise MissingBackend(
+                f"quantize (engine nncf): {absent.name} is not installed; pip install 'accel-toolkit[openvino]'"
+            ) from absent
+        return quantize(model, job, self.calibration, self.ignored_scope)

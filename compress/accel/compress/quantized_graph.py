@@ -1,0 +1,113 @@
+"""What every engine's Q/DQ file has in common: checks before, clean-up and remarks after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+import onnx
+
+from accel.compress.onnx_writing import drop_unused_initializers_, drop_unused_opsets_, graphs, strip_metadata_
+from accel.contracts import Job, QuantizationProfile
+from accel.errors import PassFault
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators whose time INT8 saves, and whose names a report lists where they stay in floating point."""
+
+
+def require_profile(job: Job) -> QuantizationProfile:
+    """The Q/DQ dialect to write; the pipeline gives it, training code has to."""
+    if job.profile is None:
+        raise PassFault(
+            "quantize: the job has no profile; give Job(profile=...) the quantization of the backend that is to run it"
+        )
+    return job.profile
+
+
+def require_float(model: onnx.ModelProto) -> None:
+    """Raise PassFault for a model that has been quantized already."""
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("QLinear"):
+                raise PassFault(
+                    f"quantize: the model is quantized already (node {node.name!r}); remove one of the quantize passes"
+                )
+
+
+def release_outputs_(model: onnx.ModelProto) -> None:
+    """Drop the Q/DQ pair between a Gemm or MatMul and a graph output, in place: its only effect is 256 levels of logits, among
+    which the best one ties. (A Conv keeps its pair: ONNX Runtime has no INT8 convolution with a float output.)"""
+    graph = model.graph
+    maker = {value: node for node in graph.node for value in node.output}
+    readers = Counter(value for node in graph.node for value in node.input)
+    dropped: set[str] = set()
+    for output in graph.output:
+        dequantize = maker.get(output.name)
+        quantize = (
+            maker.get(dequantize.input[0]) if dequantize is not None and dequantize.op_type == "DequantizeLinear" else None
+        )
+        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        source = maker.get(quantize.input[0])
+        shared = readers[quantize.input[0]] > 1 or readers[quantize.output[0]] > 1 or readers[output.name] > 0
+        if source is not None and source.op_type in ("Gemm", "MatMul") and not shared:
+            source.output[0] = output.name
+            dropped |= {quantize.name, dequantize.name}
+    if dropped:
+        kept = [node for node in graph.node if node.name not in dropped]
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def tidy_(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """The smallest file that gives the same result, in place: no shapes between nodes (every runtime infers them), no metadata,
+    no operator set or weight that nothing uses; producer and graph name of the float model."""
+    model.producer_name, model.producer_version = source.producer_name, source.producer_version
+    model.graph.name = source.graph.name
+    strip_metadata_(model)
+    for graph in graphs(model.graph):
+        del graph.value_info[:]
+    drop_unused_initializers_(model)
+    drop_unused_opsets_(model)
+
+
+def remarks(model: onnx.ModelProto, ignored: Collection[str], engine: str) -> tuple[str, ...]:
+    """How many weighted operators are quantized, by type, and each that is not, with the reason where it is known.
+
+    Raises PassFault where none is.
+    """
+    quantized: Counter[str] = Counter()
+    left: list[str] = []
+    for graph in graphs(model.graph):
+        maker = {value: node for node in graph.node for value in node.output}
+        weights = {weight.name for weight in graph.initializer}
+        for node in graph.node:
+            if node.op_type not in WEIGHTED:
+                continue
+            if all(_dequantized(value, maker) for value in node.input[:2]):
+                quantized[node.op_type] += 1
+            else:
+                left.append(f"{node.name} kept in floating point: {_reason(node, ignored, maker, weights, engine)}")
+    if not quantized:
+        total = len(left)
+        why = "ignored_scope covers them" if total and all("ignored_scope" in line for line in left) else "; ".join(left[:5])
+        raise PassFault(
+            f"quantize changed nothing: none of {total} {', '.join(WEIGHTED)} nodes is quantized"
+            + (f" ({why})" if why else "; the model has no such node")
+            + "; narrow ignored_scope or remove the pass"
+        )
+    return "quantized: " + ", ".join(f"{count} {kind}" for kind, count in sorted(quantized.items())), *left
+
+
+def _dequantized(value: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    return value in maker and maker[value].op_type == "DequantizeLinear"
+
+
+def _reason(
+    node: onnx.NodeProto, ignored: Collection[str], maker: Mapping[str, onnx.NodeProto], weights: Collection[str], engine: str
+) -> str:
+    if node.name in ignored:
+        return "in ignored_scope"
+    if node.input[1] not in weights and not _dequantized(node.input[1], maker):
+        return "its second input is not a constant"
+    return f"left by {engine}"

@@ -1,0 +1,144 @@
+"""Writing so that a reader never sees half a file and a kill leaves the old one: beside its place, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from accel.errors import StorageFault
+
+_WAY_OUT = {
+    errno.ENOSPC: "the disk is full; free some space, or point --output and --cache-dir elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some space, or point --output and --cache-dir elsewhere",
+    errno.EROFS: "the file system is read-only; point --output and --cache-dir elsewhere",
+    errno.EACCES: "permission denied; point --output and --cache-dir to a folder you may write",
+    errno.EPERM: "permission denied; point --output and --cache-dir to a folder you may write",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "the path is too long; choose a shorter name or --output",
+}
+
+
+@contextmanager
+def storage_faults(place: Path) -> Iterator[None]:
+    """Turn an operating system error about ``place`` into a StorageFault that says the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _WAY_OUT:
+            raise StorageFault(f"{place}: {_WAY_OUT[error.errno]}") from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below ``folder``, and itself."""
+    for directory, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(directory) / name)
+        sync(Path(directory))
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Replace ``path`` by ``content`` in one step. Raises StorageFault; the old file is then untouched."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name[:80]}.{os.getpid()}.partial"
+    with storage_faults(path):
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def swap_folder(staging: Path, final: Path) -> None:
+    """Put ``staging`` in the place of ``final``. A kill in between is repaired by :func:`repair_folder`."""
+    previous = final.parent / f".{final.name}.previous"
+    with storage_faults(final):
+        sync_tree(staging)
+        shutil.rmtree(previous, ignore_errors=True)
+        if final.exists():
+            final.rename(previous)
+        staging.rename(final)
+        sync(final.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def repair_folder(final: Path) -> None:
+    """Undo what a kill inside :func:`swap_folder` left: the old folder comes back, or goes if the new one is in place."""
+    previous = final.parent / f".{final.name}.previous"
+    if previous.exists():
+        if final.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            previous.rename(final)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file ``path``; wait for another process that does, after calling ``waiting`` once. Freed by any death.
+
+    The file is removed on release, so the holder checks after locking that the file it locked is still the one at the path.
+    """
+    while True:
+        with storage_faults(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                    waiting = None
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if _same_file(handle, path):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(handle)
+
+
+def try_exclusive(path: Path) -> int | None:
+    """Lock ``path`` without waiting: its descriptor, to be given to ``os.close``; None while another process holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

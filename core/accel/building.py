@@ -1,0 +1,410 @@
+"""The builder: runs the passes of one recipe in a child process, and looks every step up in the store first.
+
+Nothing heavy is imported until a step has to run: a run whose steps are all stored needs neither torch nor a runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel import catalog, onnx_file
+from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
+from accel.errors import AccelError, DataFault, MissingBackend, PassFault
+from accel.imports import ImportPolicy
+from accel.model import Model, OnnxModel, Target, TensorSpec, TorchModel
+from accel.origin import torch_model, torch_origin
+from accel.recipe.reader import from_document
+from accel.recipe.settings import Recipe
+from accel.steps import (
+    declared_inputs,
+    deploy_key,
+    library_version,
+    library_versions,
+    selects,
+    settings_of,
+    signature_from,
+    signature_record,
+    source_digest,
+    step_key,
+)
+from accel.store import Claim, Entry, Store, digest_of
+from accel.worker import Emit
+
+if TYPE_CHECKING:
+    from accel.contracts import Array
+
+_SPLITS: tuple[Split, ...] = ("training", "calibration", "selection", "validation")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model on its way, by digest; ``load`` makes it only when a step really needs it."""
+
+    digest: str
+    load: Callable[[], Model]
+
+
+def open_builder(emit: Emit, document: Mapping[str, Any], path: str, store: str, allowed: Sequence[str]) -> Builder:
+    """Entry point of the child process; arguments are JSON."""
+    recipe = from_document(document, path=Path(path))
+    return Builder(emit, recipe, Path(store), ImportPolicy(recipe.folder, tuple(allowed)))
+
+
+class Builder:
+    """Builds targets one at a time. Every public method takes and gives JSON."""
+
+    def __init__(self, emit: Emit, recipe: Recipe, store: Path, policy: ImportPolicy) -> None:
+        self._emit = emit
+        self._recipe = recipe
+        self._policy = policy
+        self._warnings: list[str] = []
+        self._store = Store(store, warn=self._warn)
+        self._targets = {target.name: target for target in recipe.targets_resolved()}
+
+    def missing(self) -> dict[str, str | None]:
+        """For each target: None, or why it cannot be served here (backend, device, or a library that a pass needs)."""
+        return {name: self._missing(target) for name, target in self._targets.items()}
+
+    def data(self) -> dict[str, Any]:
+        """Which samples serve for what, and what is suspicious about them. Reads the data once; kept in the store."""
+        task = self._task
+        if task is None:
+            return {"splits": [], "warnings": []}
+        self._emit({"doing": "reading the data"})
+        digests = {split: task.digest(split) for split in _SPLITS if task.has(split)}
+        key = digest_of({"data": digests})
+
+        def look(claim: Claim) -> dict[str, Any]:
+            self._emit({"doing": "comparing the splits by content"})
+            splits = [
+                {"split": split, "source": self._source_of(split), "samples": task.count(split), "digest": digest}
+                for split, digest in digests.items()
+            ]
+            return {"splits": splits, "warnings": [*task.overlaps()]}
+
+        entry = self._stored(key, look)[0]
+        return {"splits": entry.meta["splits"], "warnings": [*entry.meta["warnings"], *task.warnings]}
+
+    def sample(self, batch_size: int, file: str) -> None:
+        """Write one batch of ``batch_size`` to the .npz ``file``, for timing: validation data, or seeded noise without data."""
+        import numpy as np
+
+        inputs = self._batch(("validation", "calibration"), batch_size)
+        np.savez(file, **inputs)  # type: ignore[arg-type]
+
+    def baseline(self, target: str) -> dict[str, Any]:
+        """The untouched model as FP32 files for this target's backend."""
+        chosen = replace(self._targets[target], precision="fp32", options=_without_format(self._targets[target]))
+        steps: list[dict[str, Any]] = []
+        stage = self._exported(target, steps)
+        return self._deployed(chosen, stage, steps)
+
+    def build(self, target: str) -> dict[str, Any]:
+        """Run the passes for ``target`` and write the files that ship: ``{"model": ..., "folder": ..., "steps": [...]}``."""
+        chosen = self._targets[target]
+        steps: list[dict[str, Any]] = []
+        stage = self._untouched
+        passes = self._recipe.passes_for(chosen)
+        for index, (key, a_pass) in enumerate(passes):
+            stage = self._step(chosen, key, a_pass, stage, steps, label=f"{target}: {key} ({index + 1} of {len(passes)})")
+        return self._deployed(chosen, stage, steps)
+
+    def reference(self) -> dict[str, Any] | None:
+        """How a runner builds the untouched torch module; None where the recipe starts from an ONNX file."""
+        return None if self._recipe.model.path else {"kind": "torch", "digest": self._untouched.digest}
+
+    def warnings(self) -> list[str]:
+        """What went wrong without stopping the run."""
+        return list(dict.fromkeys(self._warnings))
+
+    # -- the untouched model ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _untouched(self) -> Stage:
+        settings = self._recipe.model
+        if settings.path:
+            path = self._recipe.folder / settings.path
+            return Stage(onnx_file.digest(path), lambda: onnx_file.read(path))
+        origin = torch_origin(
+            factory=settings.factory,
+            torchvision=settings.torchvision,
+            kwargs=settings.kwargs,
+            weights=self._recipe.folder / settings.weights if settings.weights else None,
+            policy=self._policy,
+        )
+        inputs = declared_inputs(self._recipe)
+        return Stage(source_digest(origin.digest, inputs, self._recipe.seed), lambda: self._module)
+
+    @cached_property
+    def _module(self) -> TorchModel:
+        return untouched_module(self._recipe, self._policy)
+
+    def _exported(self, target: str, steps: list[dict[str, Any]]) -> Stage:
+        """The untouched model as ONNX: by the recipe's own export if it has one, so that the step is shared."""
+        if self._recipe.model.path:
+            return self._untouched
+        chosen = self._targets[target]
+        export = next((item for item in self._recipe.passes_for(chosen) if item[0] == "export_onnx"), None)
+        key, a_pass = export or ("export_onnx", catalog.load(catalog.passes()["export_onnx"])())
+        return self._step(chosen, key, a_pass, self._untouched, steps, label=f"{target}: {key} (untouched model)")
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, target: Target, key: str, a_pass: Pass, stage: Stage, steps: list[dict[str, Any]], *, label: str) -> Stage:
+        self._emit({"doing": label, "step": label})
+        needs: frozenset[Need] = a_pass.needs
+        backend: Backend = catalog.backend(target.backend)
+        profile = backend.quantization if "profile" in needs else None
+        seen_target = target if "target" in needs else None
+        name = step_key(
+            key,
+            a_pass,
+            source=stage.digest,
+            data=self._data_digests(needs),
+            profile=profile,
+            target=seen_target,
+            seed=self._recipe.seed,
+        )
+        record: dict[str, Any] = {"target": target.name, "name": key, "settings": settings_of(a_pass), "key": name}
+
+        def run(claim: Claim) -> dict[str, Any]:
+            started = time.perf_counter()
+            job = Job(
+                folder=claim.folder,
+                scratch=claim.scratch,
+                task=self._task,
+                seed=self._recipe.seed,
+                progress=lambda done, total, what: self._emit({"done": done, "total": total, "what": what}),
+                profile=profile,
+                target=seen_target,
+                execute=self._execute,
+            )
+            result = self._guarded(key, lambda: a_pass(stage.load(), job))
+            if not isinstance(result, OnnxModel):
+                raise PassFault(f"{key}: gave a {type(result).__name__}; only steps that end in an ONNX file can be stored")
+            self._require_sound(key, a_pass, stage, result)
+            return {
+                "main": result.path.relative_to(claim.folder).as_posix(),
+                "signature": signature_record(result.signature),
+                "notes": list(result.notes),
+                "seconds": time.perf_counter() - started,
+            }
+
+        entry, cached = self._stored(name, run)
+        steps.append({**record, "seconds": entry.meta["seconds"], "cached": cached, "notes": list(entry.meta["notes"])})
+        return Stage(entry.digest, lambda: _onnx_model(entry))
+
+    def _require_sound(self, key: str, a_pass: Pass, before: Stage, result: OnnxModel) -> None:
+        """Finite weights and outputs, and that something changed."""
+        onnx_file.require_finite(result.path)
+        inputs = self._batch(("calibration", "validation"), 2)
+        outputs = self._execute(result.path, inputs)
+        for spec, output in zip(result.signature.outputs, outputs, strict=True):
+            require_finite_output(f"{key}: output {spec.name}", output)
+        loaded = before.load()
+        unchanged = isinstance(loaded, OnnxModel) and onnx_file.digest(loaded.path) == onnx_file.digest(result.path)
+        if unchanged and not self._allows_noop(key):
+            raise PassFault(f"{key}: changed nothing; remove the pass, or set allow_noop: true on it")
+
+    def _allows_noop(self, key: str) -> bool:
+        kind = key.partition("/")[0]
+        return any(entry.allow_noop for entry in self._recipe.passes if entry.type == kind)
+
+    def _deployed(self, target: Target, stage: Stage, steps: list[dict[str, Any]]) -> dict[str, Any]:
+        backend: Backend = catalog.backend(target.backend)
+        name = deploy_key(target, source=stage.digest, library=library_version(backend.distribution))
+        label = f"{target.name}: files for {target.backend}"
+        self._emit({"doing": label, "step": label})
+
+        def run(claim: Claim) -> dict[str, Any]:
+            model = stage.load()
+            shipped = self._guarded(f"deploy to {target.backend}", lambda: backend.deploy(model, target, claim.folder))
+            main = shipped.path.relative_to(claim.folder).as_posix() if isinstance(shipped, OnnxModel) else None
+            return {"main": main, "signature": signature_record(shipped.signature), "notes": list(shipped.notes)}
+
+        entry, _ = self._stored(name, run)
+        return {
+            "model": {
+                "kind": "onnx" if entry.meta["main"] else "torch",
+                "main": entry.meta["main"],
+                "signature": entry.meta["signature"],
+            },
+            "folder": str(entry.folder),
+            "key": name,
+            "notes": list(entry.meta["notes"]),
+            "steps": steps,
+        }
+
+    def _stored(self, key: str, make: Callable[[Claim], dict[str, Any]]) -> tuple[Entry, bool]:
+        """The entry for ``key`` and whether it was there already."""
+        entry = self._store.find(key)
+        if entry is not None:
+            return entry, True
+        with self._store.claim(key, waiting=self._wait) as claim:
+            entry = self._store.find(key)
+            if entry is not None:
+                return entry, True
+            return claim.commit(make(claim)), False
+
+    def _guarded(self, what: str, work: Callable[[], Model]) -> Model:
+        """Library exceptions of a pass become PassFault; ours, memory and interrupts pass through."""
+        try:
+            return work()
+        except (AccelError, MemoryError):
+            raise
+        except OSError:
+            raise
+        except Exception as error:  # the boundary to third-party code: named and reported, with the trace in the log
+            traceback.print_exc()
+            raise PassFault(f"{what}: {type(error).__name__}: {error}") from error
+
+    # -- data and execution -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _task(self) -> RecipeTask | None:
+        return make_task(self._recipe, self._policy)
+
+    def _data_digests(self, needs: frozenset[Need]) -> dict[str, str]:
+        wanted = [split for split in _SPLITS if split in needs]
+        if wanted and self._task is None:
+            raise DataFault(f"the recipe has no data for {', '.join(wanted)}; add data.{wanted[0]}")
+        return {split: self._task.digest(split) for split in wanted if self._task is not None}
+
+    def _batch(self, splits: Sequence[Split], size: int) -> dict[str, Array]:
+        """The first ``size`` samples of the first split there is, repeated if too few; seeded noise without data."""
+        import numpy as np
+
+        task = self._task
+        for split in splits:
+            if task is not None and task.has(split):
+                batch = next(iter(getattr(task, split)()), None)
+                if batch is not None:
+                    return {
+                        name: np.ascontiguousarray(np.resize(array[:size], (size, *array.shape[1:])))
+                        for name, array in batch.inputs.items()
+                    }
+        return noise(self._untouched.load().signature.inputs, size, self._recipe.seed)
+
+    def _execute(self, path: Path, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Run an ONNX file once, on the first runtime that is here; onnx's own reference implementation otherwise."""
+        model = onnx_file.read(path)
+        for name in ("onnxruntime", "openvino"):
+            backend: Backend = catalog.backend(name)
+            if backend.unavailable() is None:
+                with backend.compile(model, Target("check", name), self._store.folder / "runs") as runner:
+                    return list(runner(inputs))
+        from onnx.reference import ReferenceEvaluator
+
+        return list(ReferenceEvaluator(str(path)).run(None, dict(inputs)))
+
+    def _missing(self, target: Target) -> str | None:
+        reason: str | None = catalog.backend(target.backend).unavailable(target.device)
+        if reason is not None:
+            return reason
+        try:
+            for key, a_pass in self._recipe.passes_for(target):
+                library_versions(a_pass.libraries, asked_by=key)
+        except MissingBackend as error:
+            return str(error)
+        return None
+
+    def _source_of(self, split: Split) -> str:
+        source = getattr(self._recipe.data, split)
+        if source is None:
+            return "split off"
+        record = source.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        record.pop("batch_size", None)
+        return json.dumps(record, ensure_ascii=False)
+
+    def _wait(self) -> None:
+        self._emit({"what": "waiting for another run that makes this step"})
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+
+
+def make_task(recipe: Recipe, policy: ImportPolicy) -> RecipeTask | None:
+    """The recipe's task, or None where it has no data."""
+    if recipe.task is None or not any(getattr(recipe.data, split) for split in _SPLITS):
+        return None
+    kind = catalog.load(catalog.tasks()[recipe.task.type])
+    names = input_names(recipe)
+    return kind(
+        recipe.task,
+        recipe.data,
+        policy=policy,
+        input_name=names[0] if names else "input",
+        seed=recipe.seed,
+        hold_selection=selects(recipe),
+    )
+
+
+def input_names(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the model's inputs: the recipe's, or the ONNX file's own."""
+    if recipe.model.path:
+        return tuple(spec.name for spec in onnx_file.read(recipe.folder / recipe.model.path).signature.inputs)
+    return tuple(entry.name for entry in recipe.model.inputs)
+
+
+def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
+    """Build the recipe's torch model: user code runs here, in a child process."""
+    settings = recipe.model
+    origin = torch_origin(
+        factory=settings.factory,
+        torchvision=settings.torchvision,
+        kwargs=settings.kwargs,
+        weights=recipe.folder / settings.weights if settings.weights else None,
+        policy=policy,
+    )
+    return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
+
+
+def noise(inputs: Sequence[TensorSpec], size: int, seed: int) -> dict[str, Array]:
+    """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for spec in inputs:
+        shape = tuple(
+            size if isinstance(axis, str) and index == 0 else 1 if isinstance(axis, str) else axis
+            for index, axis in enumerate(spec.shape)
+        )
+        dtype = np.dtype(spec.dtype)
+        made[spec.name] = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype=dtype)
+    return made
+
+
+def require_finite_output(what: str, output: Array) -> None:
+    """Raise PassFault if an output has NaN or infinite values."""
+    import numpy as np
+
+    if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+        raise PassFault(
+            f"{what} is not finite ({int((~np.isfinite(output)).sum())} of {output.size} values); check the weights"
+        )
+
+
+def _onnx_model(entry: Entry) -> OnnxModel:
+    return OnnxModel(
+        path=entry.folder / entry.meta["main"],
+        signature=signature_from(entry.meta["signature"]),
+        notes=(),
+    )
+
+
+def _without_format(target: Target) -> dict[str, Any]:
+    return {key: value for key, value in target.options.items() if key != "format"}
+
+
+def copy_files(source: Path, destination: Path) -> None:
+    """Copy what ships out of the store; never a link."""
+    shutil.copytree(source, destination, dirs_exist_ok=True)

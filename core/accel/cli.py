@@ -1,0 +1,302 @@
+"""The command line: parses, chooses colours, turns errors into exit codes. Every command lives in accel.commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from accel.errors import AccelError, EnvironmentFault, StorageFault
+
+app = typer.Typer(
+    name="accel",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn a trained PyTorch or ONNX model into the smallest, fastest artefact that keeps its accuracy, and prove it.",
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="recipe.yaml", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value: overrides of the recipe", show_default=False)]
+CacheDir = Annotated[Path | None, typer.Option("--cache-dir", help="the store of finished steps [default: your cache folder]")]
+OutputDir = Annotated[Path | None, typer.Option("--output", "-o", help="where a folder named like the recipe is made")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+AllowImport = Annotated[
+    list[str] | None, typer.Option("--allow-import", help="a package that the recipe may import, besides its own folder")
+]
+
+
+class Terminated(BaseException):
+    """SIGTERM: raised where the program is, so that children end and temporary files go."""
+
+
+def _console(*, error: bool) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False)
+
+
+def cache_folder(chosen: Path | None, recipe_choice: Path | None = None) -> Path:
+    """``--cache-dir``, the recipe's, or the user's cache folder by the XDG convention."""
+    if chosen is not None:
+        return chosen.absolute()
+    if recipe_choice is not None:
+        return recipe_choice
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and Path(base).is_absolute():
+        return Path(base) / "accel"
+    try:
+        return Path.home() / ".cache" / "accel"
+    except RuntimeError:
+        raise EnvironmentFault("no home folder is known, so there is no place for the cache; give --cache-dir") from None
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version and end")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"accel {installed('accel-toolkit')}")
+        raise typer.Exit
+
+
+@app.command()
+def optimize(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml, or an .onnx file with --data and --target", show_default=False)],
+    overrides: Overrides = None,
+    data: Annotated[Path | None, typer.Option("--data", help="for an .onnx: .npz, image folder, .csv or .tar")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="for an .onnx: onnxruntime, openvino, openvino/npu")
+    ] = None,
+    output: OutputDir = None,
+    cache_dir: CacheDir = None,
+    allow_import: AllowImport = None,
+    benchmark: Annotated[bool, typer.Option("--benchmark/--no-benchmark", help="measure, or only build")] = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Run a recipe: passes, artefacts for every target, measurements, report."""
+    from accel.commands.optimize import run
+
+    return run(
+        recipe,
+        overrides or [],
+        data=data,
+        targets=target or [],
+        output=output,
+        cache=lambda choice: cache_folder(cache_dir, choice),
+        allowed=allow_import or [],
+        benchmark=benchmark,
+        as_json=as_json,
+        quiet=quiet,
+        out=_console(error=False),
+        err=_console(error=True),
+    )
+
+
+@app.command()
+def validate(recipe: RecipeArgument, overrides: Overrides = None) -> int:
+    """Check a recipe: every problem at once, with line and column. Imports none of its code."""
+    from accel.commands.validate import run
+
+    return run(recipe, overrides or [], out=_console(error=False))
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: OutputDir = None,
+    cache_dir: CacheDir = None,
+    allow_import: AllowImport = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show the steps, which of them are stored already, and what each target will get. Runs nothing."""
+    from accel.commands.plan import run
+
+    return run(
+        recipe,
+        overrides or [],
+        output=output,
+        cache=lambda choice: cache_folder(cache_dir, choice),
+        allowed=allow_import or [],
+        as_json=as_json,
+        out=_console(error=False),
+    )
+
+
+@app.command()
+def benchmark(
+    path: Annotated[Path, typer.Argument(help="an .onnx or .xml file, or the output folder of a run", show_default=False)],
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", "-b", help="onnxruntime, openvino [default: all here]")
+    ] = None,
+    against: Annotated[list[Path] | None, typer.Option("--vs", help="another file to measure in turn with the first")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    duration: Annotated[float, typer.Option(min=0.1, help="seconds timed for each row, at least")] = 3.0,
+    cache_dir: CacheDir = None,
+    allow_import: AllowImport = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure model files, or a finished run again, in interleaved turns."""
+    from accel.commands.benchmark import run
+
+    return run(
+        path,
+        backends=backend or [],
+        against=against or [],
+        threads=threads,
+        batch_size=batch_size,
+        duration_s=duration,
+        cache=lambda choice: cache_folder(cache_dir, choice),
+        allowed=allow_import or [],
+        as_json=as_json,
+        quiet=quiet,
+        out=_console(error=False),
+        err=_console(error=True),
+    )
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="report.json, or the output folder of a run", show_default=False)],
+    form: Annotated[str, typer.Option("--format", help="md, json or table")] = "md",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
+) -> int:
+    """Render a report again, without measuring."""
+    from accel.commands.report import run
+
+    return run(path, form=form, output=output, out=_console(error=False))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help=".onnx, .xml, .safetensors or a state dict", show_default=False)],
+    as_json: AsJson = False,
+) -> int:
+    """Show what is in a model file: signature, operators, parameters, MACs, precision."""
+    from accel.commands.inspect import run
+
+    return run(path, json=as_json, out=_console(error=False))
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="an .onnx file, or file.py:factory", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="recipe to write")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+) -> int:
+    """Write a commented recipe for a model."""
+    from accel.commands.init import run
+
+    return run(model, output, force=force, out=_console(error=False))
+
+
+@app.command()
+def doctor(cache_dir: CacheDir = None, as_json: AsJson = False) -> int:
+    """Say for each backend its version and devices, or what is missing."""
+    from accel.commands.doctor import run
+
+    return run(json=as_json, cache_folder=cache_folder(cache_dir), out=_console(error=False))
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> int:
+    """List passes, backends and tasks."""
+    from accel.commands.catalogue import run
+
+    return run(json=as_json, out=_console(error=False))
+
+
+@app.command()
+def schema(
+    of: Annotated[str, typer.Argument(help="recipe, report or manifest")] = "recipe",
+) -> int:
+    """Print the JSON schema of recipes (for editors), reports or manifests."""
+    from accel.commands.schema import run
+
+    return run(of, out=_console(error=False))
+
+
+@app.command()
+def cache(
+    action: Annotated[str, typer.Argument(help="path, list, verify, shrink or clear")] = "list",
+    limit_gib: Annotated[float, typer.Option("--limit-gib", min=0.0, help="for shrink: what may stay")] = 10.0,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Look after the store of finished steps."""
+    from accel.commands.cache import run
+
+    return run(
+        action, folder=cache_folder(cache_dir), limit_bytes=int(limit_gib * 2**30), as_json=as_json, out=_console(error=False)
+    )
+
+
+def _on_sigterm(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def main() -> NoReturn:
+    """Entry of the ``accel`` command; ends the process with the documented exit code."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        result = app(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        raise
+    except AccelError as error:
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; the next run goes on after the last finished step")
+        return 130
+    except Terminated:
+        _say("terminated; the next run goes on after the last finished step")
+        return 143
+    except OSError as error:
+        _say(f"{error.filename or 'system'}: {error.strerror or error}")
+        return StorageFault.exit_code
+    except Exception as error:  # noqa: BLE001  the boundary: what is left is our bug, or a usage error of the parser
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is not None:  # typer's own usage errors and aborts
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Abort":
+        return 130
+    traceback.print_exc()
+    _say(f"this is a bug in accel ({type(error).__name__}); please report it with the lines above")
+    return 70
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"accel: {text}\n")
+
+
+if __name__ == "__main__":
+    main()

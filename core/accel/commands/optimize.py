@@ -1,0 +1,67 @@
+"""``accel optimize``: read the recipe (or make the default one for an ONNX file), run it, show the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from accel.benchmarks.terminal import show
+from accel.display import display
+from accel.errors import UsageError
+from accel.imports import configured_imports
+from accel.pipeline import optimize
+from accel.recipe.reader import from_document, read
+from accel.recipe.settings import Recipe
+from accel.recipe.template import default_document
+from accel.steps import cache_choice
+
+
+def run(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    data: Path | None,
+    targets: Sequence[str],
+    output: Path | None,
+    cache: Callable[[Path | None], Path],
+    allowed: Sequence[str],
+    benchmark: bool,
+    as_json: bool,
+    quiet: bool,
+    out: Console,
+    err: Console,
+) -> int:
+    """Exit code 0; every failure is raised."""
+    recipe = _recipe(path, overrides, data, targets)
+    folder = output.absolute() if output is not None else None
+    if folder is None and path.suffix == ".onnx":
+        folder = Path.cwd() / recipe.output_dir
+    report = optimize(
+        recipe,
+        cache_dir=cache(cache_choice(recipe)),
+        output_dir=folder,
+        allowed=[*allowed, *configured_imports(recipe.folder)],
+        benchmark=benchmark,
+        screen=display(err, quiet=quiet or as_json),
+    )
+    if as_json:
+        out.file.write(report.json_text())
+    else:
+        show(report, out)
+        place = (folder or recipe.folder / recipe.output_dir) / recipe.name
+        out.print(f"files and report: {place}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _recipe(path: Path, overrides: Sequence[str], data: Path | None, targets: Sequence[str]) -> Recipe:
+    if path.suffix == ".onnx":
+        if data is None or not targets:
+            raise UsageError(f"{path}: to optimize a model without a recipe, give --data and at least one --target")
+        if overrides:
+            raise UsageError("overrides go with a recipe; write one with: accel init " + str(path))
+        return from_document(default_document(path, data, targets), path=path.absolute().with_suffix(".yaml"))
+    if data is not None or targets:
+        raise UsageError("--data and --target go with an .onnx file; a recipe has its own (override: data.validation...=...)")
+    return read(path, overrides)

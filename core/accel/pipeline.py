@@ -1,0 +1,304 @@
+"""The whole of a run: build every target, measure, report, publish. This process imports neither torch nor a runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accel.atomic import exclusive, repair_folder, storage_faults, swap_folder, write
+from accel.benchmarks.environment import describe
+from accel.benchmarks.markdown import render
+from accel.benchmarks.size import files as shipped_files
+from accel.benchmarks.verdict import verdict
+from accel.display import Display, Silent, show_event
+from accel.errors import AccelError, MissingBackend, StorageFault, UsageError, WorkFault
+from accel.measuring import Subject, measure
+from accel.model import Target
+from accel.publishing import deployment, manifest_of, resolved_recipe
+from accel.recipe.reader import read
+from accel.recipe.settings import Recipe
+from accel.report import DataUse, Report, Row, StepRecord
+from accel.store import Store
+from accel.worker import Worker
+
+_SOUND_S = 3600.0
+"""No step of this size of tool takes longer; a hang ends here instead of never."""
+
+
+def optimize(
+    recipe: Recipe | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    cache_dir: Path,
+    output_dir: Path | None = None,
+    allowed: Sequence[str] = (),
+    benchmark: bool = True,
+    screen: Display | None = None,
+) -> Report:
+    """Run ``recipe`` and publish its output folder ``<output_dir>/<name>``; the report is returned and lies there too.
+
+    ``allowed``: packages that the recipe may import besides the files of its own folder. ``benchmark=False`` builds without
+    measuring. Raises AccelError; a target that fails costs its row as long as another one gives a result.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read(Path(recipe), overrides)
+    screen = screen or Silent()
+    final = (output_dir or recipe.folder / recipe.output_dir) / recipe.name
+    warnings: list[str] = []
+    store = Store(cache_dir, warn=warnings.append)
+    store.open()
+    require_ours(final, recipe.name)
+    lock = store.folder / "locks" / f"output-{sha256(str(final.absolute()).encode()).hexdigest()}.lock"
+    with ExitStack() as stack:
+        stack.enter_context(screen)
+        stack.enter_context(exclusive(lock, waiting=lambda: screen.note(f"waiting for another run that writes {final}")))
+        with storage_faults(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            repair_folder(final)
+        run_folder = stack.enter_context(store.run_folder())
+        run = _Run(recipe, store, run_folder, tuple(allowed), screen, warnings)
+        report = run.execute(benchmark=benchmark)
+        _publish(run, report, final)
+    if not any(row.role == "result" and row.status in ("measured", "built") for row in report.rows):
+        raise WorkFault("no target gave a result; the report says why for each:\n" + _reasons(report))
+    return report
+
+
+class _Run:
+    """One run's state: what was built, for which target, and what is still to say about it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        folder: Path,
+        allowed: tuple[str, ...],
+        screen: Display,
+        warnings: list[str],
+    ) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.folder = folder
+        self.allowed = allowed
+        self.screen = screen
+        self.warnings = warnings
+        self.built: dict[str, dict[str, Any]] = {}
+        self.steps: dict[tuple[str, str], StepRecord] = {}
+        self._builder: Worker | None = None
+
+    def execute(self, *, benchmark: bool) -> Report:
+        try:
+            skipped = self._require_targets()
+            data = self._call("data") if benchmark else {"splits": [], "warnings": []}
+            failed: dict[str, str] = {}
+            subjects = self._reference()
+            for target in self.recipe.targets_resolved():
+                if target.name not in skipped:
+                    try:
+                        subjects += self._build(target)
+                    except (WorkFault, MissingBackend) as error:
+                        failed[target.name] = str(error)
+                        self.screen.warn(f"{target.name}: {error}")
+            self.warnings += data["warnings"]
+            if failed and len(failed) + len(skipped) == len(self.recipe.targets):
+                raise WorkFault("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
+            sample = self.folder / "sample.npz"
+            if benchmark:
+                self._call("sample", batch_size=self.recipe.benchmark.batch_sizes[0], file=str(sample))
+            self.warnings += self._call("warnings")
+        finally:
+            self._close_builder()
+        rows = [_built_row(subject) for subject in subjects]
+        noise, method = None, dict[str, Any]()
+        if benchmark:
+            rows, noise, method, said = measure(
+                subjects,
+                self.recipe,
+                allowed=self.allowed,
+                folder=self.folder,
+                sample=sample,
+                screen=self.screen,
+            )
+            self.warnings += said
+        targets = {target.name: target for target in self.recipe.targets_resolved()}
+        rows += [_absent_row(targets[name], "skipped", reason) for name, reason in skipped.items()]
+        rows += [_absent_row(targets[name], "failed", reason) for name, reason in failed.items()]
+        document = resolved_recipe(self.recipe)
+        deployed = {
+            target.name: deployment(self.recipe, target, self.built[target.name])
+            for target in self.recipe.targets_resolved()
+            if target.name in self.built
+        }
+        return Report(
+            accel_version=version("accel-toolkit"),
+            name=self.recipe.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=self.recipe.seed,
+            recipe_sha256=sha256(document.encode()).hexdigest(),
+            verdict=verdict(rows),
+            environment=describe(),
+            data=[DataUse(**split) for split in data["splits"]],
+            rows=rows,
+            noise=noise,
+            steps=list(self.steps.values()),
+            notes=list(self.recipe.notes),
+            warnings=list(dict.fromkeys(self.warnings)),
+            method=method,
+            deployment=deployed,
+        )
+
+    # -- the builder --------------------------------------------------------------------------------------------------
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        if self._builder is None:
+            self._builder = Worker(
+                "builder",
+                "accel.building:open_builder",
+                {
+                    "document": self.recipe.document(),
+                    "path": str(self.recipe.path),
+                    "store": str(self.store.folder),
+                    "allowed": list(self.allowed),
+                },
+                log=self.folder / "builder.log",
+            )
+            self._result()
+        self._builder.request(method, **arguments)
+        return self._result()
+
+    def _result(self) -> Any:
+        if self._builder is None:
+            raise RuntimeError("no builder")
+        try:
+            return self._builder.result(timeout_s=_SOUND_S, on_event=lambda event: show_event(self.screen, event))
+        except AccelError:
+            self._close_builder()  # it may be dead or half-way; the next target gets a fresh one
+            raise
+
+    def _close_builder(self) -> None:
+        if self._builder is not None:
+            self._builder.close()
+            self._builder = None
+
+    def _require_targets(self) -> dict[str, str]:
+        """Optional targets that cannot be served here, with the reason; MissingBackend for one that is not optional."""
+        missing = {name: reason for name, reason in self._call("missing").items() if reason is not None}
+        optional = {target.name for target in self.recipe.targets_resolved() if target.optional}
+        required = {name: reason for name, reason in missing.items() if name not in optional}
+        if required:
+            lines = "\n".join(f"target {name}: {reason}" for name, reason in required.items())
+            raise MissingBackend(f"{lines}\n(optional: true on a target turns this into a skipped row)")
+        for name, reason in missing.items():
+            self.screen.note(f"target {name} is skipped: {reason}")
+        return missing
+
+    def _reference(self) -> list[Subject]:
+        reference = self._call("reference")
+        if reference is None:
+            return []
+        target = Target("eager", "eager", threads=self.recipe.benchmark.threads[0])
+        return [Subject("eager fp32", "reference", None, target, reference, None)]
+
+    def _build(self, target: Target) -> list[Subject]:
+        result = self._call("build", target=target.name)
+        baseline = self._call("baseline", target=target.name)
+        for step in (*baseline["steps"], *result["steps"]):
+            self.steps.setdefault((step["target"], step["key"]), StepRecord(**step))
+        self.built[target.name] = result
+        plain = replace(target, precision="fp32", options={k: v for k, v in target.options.items() if k != "format"})
+        return [
+            Subject(
+                f"{target.name} fp32 baseline", "baseline", target.name, plain, _described(baseline), Path(baseline["folder"])
+            ),
+            Subject(target.name, "result", target.name, target, _described(result), Path(result["folder"])),
+        ]
+
+
+def _described(built: Mapping[str, Any]) -> dict[str, Any]:
+    """The model as a session takes it: its main file inside the store."""
+    model = dict(built["model"])
+    if model["main"] is not None:
+        model["path"] = str(Path(built["folder"]) / model.pop("main"))
+    return model
+
+
+def _built_row(subject: Subject) -> Row:
+    files = shipped_files(subject.folder) if subject.folder else []
+    return Row(
+        name=subject.name,
+        role=subject.role,
+        target=subject.target_name,
+        backend=subject.target.backend,
+        device=subject.target.device,
+        status="built",
+        files=files,
+        size_bytes=sum(file.bytes for file in files) if files else None,
+        gzip_bytes=sum(file.gzip_bytes for file in files) if files else None,
+    )
+
+
+def _absent_row(target: Target, status: str, reason: str) -> Row:
+    return Row.model_validate(
+        {
+            "name": target.name,
+            "role": "result",
+            "target": target.name,
+            "backend": target.backend,
+            "device": target.device,
+            "status": status,
+            "reason": reason,
+        }
+    )
+
+
+def _reasons(report: Report) -> str:
+    return "\n".join(f"  {row.name}: {row.reason}" for row in report.rows if row.reason)
+
+
+def require_ours(final: Path, name: str) -> None:
+    """Refuse an output folder that holds something else. Ours are told by a manifest or report of the same recipe name."""
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
+        raise UsageError(f"{final}: is not a folder; choose another --output")
+    if not final.exists() or not any(final.iterdir()):
+        return
+    try:
+        found = Report.model_validate_json((final / "report.json").read_bytes()).name
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{final}: is not empty and holds no report of ours; it is left as it is. Choose another --output or another name"
+        ) from None
+    if found != name:
+        raise UsageError(f"{final}: holds the output of recipe {found!r}, not of {name!r}; choose another --output")
+
+
+def _publish(run: _Run, report: Report, final: Path) -> None:
+    """Write everything beside ``final`` and swap it in; on any error the folder that was there stays."""
+    staging = final.parent / f".{final.name}.partial"
+    try:
+        with storage_faults(final):
+            shutil.rmtree(staging, ignore_errors=True)
+            for name, built in run.built.items():
+                folder = staging / "targets" / name
+                folder.mkdir(parents=True)
+                for path in sorted(Path(built["folder"]).rglob("*")):
+                    if path.is_file():
+                        place = folder / path.relative_to(built["folder"])
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(path, place)
+                write(folder / "manifest.json", manifest_of(run.recipe, report, name, built["model"]))
+            staging.mkdir(parents=True, exist_ok=True)
+            write(staging / "recipe.resolved.yaml", resolved_recipe(run.recipe))
+            write(staging / "report.json", report.json_text())
+            if "md" in run.recipe.report.formats:
+                write(staging / "report.md", render(report))
+            swap_folder(staging, final)
+    except OSError as error:
+        raise StorageFault(f"{final}: cannot be written ({error.strerror}); the previous output is untouched") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

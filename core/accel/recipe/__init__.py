@@ -1,0 +1,1 @@
+"""The recipe: YAML text in, a checked and resolved Recipe out."""

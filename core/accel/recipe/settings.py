@@ -1,0 +1,201 @@
+"""What a recipe says, as checked values. Light: pydantic only; the passes' own settings are checked by their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from accel.contracts import Pass
+from accel.model import Target
+from accel.recipe.passes import PassEntry, leaf_for
+from accel.tasks.settings import DataSettings, ImageClassificationSettings
+
+VERSION = 1
+BUILT_IN_METRICS = ("top1", "top5")
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+OneNumber = Annotated[
+    tuple[PositiveInt, ...],
+    Field(min_length=1, max_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=PositiveInt | Annotated[tuple[PositiveInt, ...], Field(max_length=1)]),
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+class About(_Settings):
+    """Goes into each target's manifest."""
+
+    version: Annotated[str, Field(description="Version of the model, in quotes")] = "0.0.0"
+    author: str = ""
+    description: str = ""
+
+
+class Sizes(_Settings):
+    """The range of an axis that varies."""
+
+    min: PositiveInt
+    opt: PositiveInt
+    max: PositiveInt
+
+
+class InputSettings(_Settings):
+    """One input of the model."""
+
+    name: Annotated[str, Field(min_length=1, description="Name in the exported file")]
+    shape: Annotated[
+        tuple[PositiveInt | Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...],
+        Field(min_length=1, description="A number is fixed, a name (batch) is an axis that varies"),
+    ]
+    dtype: Literal["float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"] = "float32"
+    dynamic: Annotated[dict[str, Sizes], Field(description="Axis name to its range: {batch: {min: 1, opt: 8, max: 32}}")] = (
+        Field(default_factory=dict)
+    )
+
+
+class ModelSettings(_Settings):
+    """The model to start from: exactly one of ``factory``, ``torchvision`` and ``path``."""
+
+    factory: Annotated[str | None, Field(description="file.py:name beside the recipe, or package.module:name")] = None
+    torchvision: Annotated[str | None, Field(description="Name of a torchvision model, such as resnet18")] = None
+    path: Annotated[str | None, Field(description="An .onnx file")] = None
+    kwargs: Annotated[dict[str, Any], Field(description="Arguments of the factory")] = Field(default_factory=dict)
+    weights: Annotated[str | None, Field(description="safetensors, or a state dict (read with weights_only=True)")] = None
+    inputs: Annotated[tuple[InputSettings, ...], Field(description="Not for an .onnx, which names its own")] = ()
+
+
+class TargetSettings(_Settings):
+    """Where the result will run."""
+
+    name: Annotated[FileName, Field(description="Folder of its files; by default the backend's name")]
+    backend: str
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"], Field(description="Of what is not quantized; INT8 comes from a quantize pass")
+    ] = "fp32"
+    optional: Annotated[bool, Field(description="Skip the target where its backend is not here")] = False
+    options: Annotated[dict[str, Any], Field(description="The backend's own")] = Field(default_factory=dict)
+
+
+class BenchmarkSettings(_Settings):
+    """How latency is measured."""
+
+    scenario: Literal["single_stream"] = "single_stream"
+    warmup: Annotated[int, Field(ge=0, description="Inferences before any is timed")] = 10
+    min_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row")] = 3.0
+    min_iterations: Annotated[int, Field(gt=0, description="Timed inferences per row")] = 100
+    percentiles: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)
+    batch_sizes: OneNumber = (1,)
+    threads: OneNumber = (1,)
+    restarts: Annotated[int, Field(ge=5, description="Fresh processes per row: what the intervals are computed from")] = 5
+    compile_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class ReportSettings(_Settings):
+    """``report.json`` is written in any case."""
+
+    formats: tuple[Literal["json", "md"], ...] = ("json", "md")
+
+
+class Recipe(_Settings):
+    """A whole recipe, checked. Equal to another that says the same from the same file, whatever notes reading it gave."""
+
+    version: Annotated[Literal[1], Field(description="Of the recipe format")]
+    name: Annotated[FileName, Field(description="Folder of the results; by default the file's name")]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    output_dir: Annotated[str, Field(min_length=1, description="Results go to <output_dir>/<name>")] = "out"
+    cache_dir: Annotated[str | None, Field(min_length=1, description="By default the user's cache folder")] = None
+    about: About = About()
+    model: ModelSettings
+    task: Annotated[ImageClassificationSettings | None, Field(description="What the model is for, and how it is judged")] = None
+    data: DataSettings = DataSettings()
+    passes: Annotated[tuple[PassEntry, ...], Field(description="In order; may be empty")] = ()
+    targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    report: ReportSettings = ReportSettings()
+
+    _path: Path = PrivateAttr(default=Path("recipe.yaml"))
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def path(self) -> Path:
+        """The recipe's file, absolute. It need not exist: a run without a recipe names where it would be."""
+        return self._path
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths in the recipe are relative to."""
+        return self._path.parent
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader took for something else, for the report: aliases, absolute paths."""
+        return self._notes
+
+    def at(self, path: Path, notes: tuple[str, ...] = ()) -> Recipe:
+        """The same recipe as read from ``path``."""
+        recipe = self.model_copy()
+        recipe._path, recipe._notes = path, notes
+        return recipe
+
+    def document(self) -> dict[str, Any]:
+        """The recipe as plain JSON data with every default written out; ``reader.from_document`` gives an equal recipe."""
+        document = _plain(self)
+        assert isinstance(document, dict)
+        return document
+
+    def passes_for(self, target: Target | TargetSettings) -> tuple[tuple[str, Pass], ...]:
+        """Catalogue key and pass, in order, with ``engine: auto`` decided by the target's backend."""
+        return tuple(leaf_for(entry, target.backend) for entry in self.passes)
+
+    def targets_resolved(self) -> tuple[Target, ...]:
+        """The targets as backends take them."""
+        return tuple(resolved_target(target, self.benchmark) for target in self.targets)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self._path == other._path and self.document() == other.document()
+
+    def __hash__(self) -> int:
+        return hash((self._path, self.name))
+
+
+def resolved_target(target: TargetSettings, benchmark: BenchmarkSettings) -> Target:
+    """One target as a backend takes it; the number of threads is the benchmark's, the same for all."""
+    return Target(
+        name=target.name,
+        backend=target.backend,
+        device=target.device,
+        precision=target.precision,
+        optional=target.optional,
+        threads=benchmark.threads[0],
+        options=target.options,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Models to mappings without the keys that are null by default; passes are written flat, as a recipe has them."""
+    if isinstance(value, PassEntry):
+        return value.flat()
+    if isinstance(value, BaseModel):
+        return {
+            name: _plain(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if getattr(value, name) is not None or field.default is not None
+        }
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,147 @@
+"""A runner in a child process: one compiled model that is timed and scored on request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel import catalog
+from accel.benchmarks.turns import time_turn
+from accel.building import make_task, untouched_module
+from accel.contracts import Backend, Runner
+from accel.imports import ImportPolicy
+from accel.model import Model, OnnxModel, Target
+from accel.recipe.reader import from_document
+from accel.recipe.settings import Recipe
+from accel.steps import signature_from
+from accel.worker import Emit, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from accel.contracts import Array
+
+
+def open_session(
+    emit: Emit,
+    document: Mapping[str, Any] | None,
+    path: str,
+    allowed: Sequence[str],
+    target: Mapping[str, Any],
+    model: Mapping[str, Any],
+    folder: str,
+    sample: str,
+) -> Session:
+    """Entry point of the child process; arguments are JSON.
+
+    ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` or ``{"kind": "torch"}`` for the recipe's untouched module.
+    ``folder``: for what the session writes; ``sample``: an .npz with the one batch that is timed.
+    """
+    recipe = None if document is None else from_document(document, path=Path(path))
+    policy = ImportPolicy(Path(path).parent if recipe is None else recipe.folder, tuple(allowed))
+    return Session(emit, recipe, policy, Target(**target), model, Path(folder), Path(sample))
+
+
+class Session:
+    """Every public method takes and gives JSON; arrays are left in ``folder``."""
+
+    def __init__(
+        self,
+        emit: Emit,
+        recipe: Recipe | None,
+        policy: ImportPolicy,
+        target: Target,
+        model: Mapping[str, Any],
+        folder: Path,
+        sample: Path,
+    ) -> None:
+        self._emit = emit
+        self._recipe = recipe
+        self._policy = policy
+        self._target = target
+        self._described = model
+        self._folder = folder
+        self._sample = sample
+        self._runner: Runner | None = None
+        self._inputs: dict[str, Array] = {}
+
+    def compile(self) -> dict[str, Any]:
+        """Compile, and run once: seconds, milliseconds and the peak memory of this process up to here."""
+        import numpy as np
+
+        with np.load(self._sample, allow_pickle=False) as stored:
+            self._inputs = {name: stored[name] for name in stored.files}
+        backend: Backend = catalog.backend(self._target.backend)
+        model = self._model()
+        self._emit({"doing": f"compiling for {self._target.backend}"})
+        started = time.perf_counter()
+        self._runner = backend.compile(model, self._target, self._folder)
+        compiled = time.perf_counter()
+        self._runner(self._inputs)
+        first = time.perf_counter()
+        return {
+            "compile_s": compiled - started,
+            "first_inference_ms": (first - compiled) * 1e3,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def precision(self) -> dict[str, Any]:
+        """What was executed, from the runtime's own graph."""
+        return asdict(self._ready.executed_precision())
+
+    def score(self) -> dict[str, Any]:
+        """Metrics over validation; outputs and per-sample values stay in the session's folder as .npy."""
+        import numpy as np
+
+        if self._recipe is None:
+            return {"metrics": {}, "outputs": None, "warnings": []}
+        task = make_task(self._recipe, self._policy)
+        if task is None or not task.has("validation"):
+            return {"metrics": {}, "outputs": None, "warnings": []}
+        self._emit({"doing": "scoring the validation data"})
+        runner = self._ready
+        kept: list[Array] = []
+        total = task.count("validation")
+
+        def predict(inputs: Mapping[str, Array]) -> Sequence[Array]:
+            outputs = runner(inputs)
+            kept.append(np.array(outputs[0], copy=True))
+            self._emit({"done": sum(len(part) for part in kept), "total": total, "what": "samples scored"})
+            return outputs
+
+        metrics: dict[str, dict[str, Any]] = {}
+        for name, score in task.score(predict, "validation").items():
+            file = None
+            if score.per_sample is not None:
+                file = str(self._folder / f"{len(metrics)}.metric.npy")
+                np.save(file, score.per_sample)
+            metrics[name] = {"value": score.value, "per_sample": file, "higher_is_better": score.higher_is_better}
+        outputs = self._folder / "outputs.npy"
+        np.save(outputs, np.concatenate(kept))
+        return {"metrics": metrics, "outputs": str(outputs), "samples": total, "warnings": list(task.warnings)}
+
+    def warm_up(self, queries: int) -> None:
+        """Run ``queries`` inferences that nobody times."""
+        runner = self._ready
+        for _ in range(queries):
+            runner(self._inputs)
+
+    def turn(self, duration_s: float, min_queries: int) -> list[int]:
+        """One turn of the interleaved comparison: nanoseconds of each inference."""
+        runner, inputs = self._ready, self._inputs
+        return time_turn(lambda: runner(inputs), duration_s=duration_s, min_queries=min_queries)
+
+    @property
+    def _ready(self) -> Runner:
+        if self._runner is None:
+            raise RuntimeError("compile() comes first")
+        return self._runner
+
+    def _model(self) -> Model:
+        if self._described["kind"] == "onnx":
+            return OnnxModel(path=Path(self._described["path"]), signature=signature_from(self._described["signature"]))
+        if self._recipe is None:
+            raise RuntimeError("a torch model needs its recipe")
+        self._emit({"doing": "building the torch model"})
+        return untouched_module(self._recipe, self._policy)

@@ -1,0 +1,144 @@
+"""What names a step in the store: everything that decides its result, and nothing else.
+
+Shared by ``plan``, which imports no user code, and by the builder, which runs the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accel.contracts import Pass, QuantizationProfile
+from accel.errors import MissingBackend
+from accel.model import Signature, Target, TensorSpec
+from accel.recipe.settings import Recipe
+from accel.store import STORE_VERSION, digest_of
+
+# The flavours of one library: each installs the same module, so any of them serves.
+_FLAVOURS: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
+}
+_EXTRAS: Mapping[str, str] = {"onnxruntime": "onnxruntime", "nncf": "openvino", "openvino": "openvino"}
+
+
+def library_version(distribution: str) -> str | None:
+    """``1.32.0``, or ``1.32.0 (onnxruntime-gpu)`` for a flavour; None if it is not installed."""
+    for flavour in _FLAVOURS.get(distribution, (distribution,)):
+        try:
+            found = version(flavour)
+        except PackageNotFoundError:
+            continue
+        return found if flavour == distribution else f"{found} ({flavour})"
+    return None
+
+
+def library_versions(distributions: tuple[str, ...], *, asked_by: str) -> dict[str, str]:
+    """Versions by distribution. Raises MissingBackend naming who needs the absent one and the extra that brings it."""
+    found = {}
+    for distribution in distributions:
+        installed = library_version(distribution)
+        if installed is None:
+            extra = _EXTRAS.get(distribution)
+            way_out = f"pip install 'accel-toolkit[{extra}]'" if extra else f"pip install {distribution}"
+            raise MissingBackend(f"{asked_by} needs {distribution}, which is not installed; {way_out}")
+        found[distribution] = installed
+    return found
+
+
+def settings_of(a_pass: Pass) -> dict[str, Any]:
+    """The settings as JSON-ready values."""
+    if not is_dataclass(a_pass):
+        raise TypeError(f"{type(a_pass).__name__} is not a dataclass, as a pass has to be")
+    return _plain({field.name: getattr(a_pass, field.name) for field in fields(a_pass)})  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def step_key(
+    catalogue_key: str,
+    a_pass: Pass,
+    *,
+    source: str,
+    data: Mapping[str, str],
+    profile: QuantizationProfile | None,
+    target: Target | None,
+    seed: int,
+) -> str:
+    """The key of one step. ``source``: digest of the model that goes in; ``data``: split to digest, for the splits it needs."""
+    return digest_of(
+        {
+            "store": STORE_VERSION,
+            "pass": catalogue_key,
+            "version": a_pass.version,
+            "settings": settings_of(a_pass),
+            "source": source,
+            "data": dict(data),
+            "profile": None if profile is None else asdict(profile),
+            "target": None if target is None else asdict(target),
+            "seed": seed,
+            "libraries": library_versions(a_pass.libraries, asked_by=catalogue_key),
+        }
+    )
+
+
+def deploy_key(target: Target, *, source: str, library: str | None) -> str:
+    """The key of the files that ship for ``target``. Its name, ``optional`` and ``threads`` do not decide them."""
+    return digest_of(
+        {
+            "store": STORE_VERSION,
+            "deploy": target.backend,
+            "precision": target.precision,
+            "options": dict(target.options),
+            "source": source,
+            "library": library,
+        }
+    )
+
+
+def source_digest(origin_digest: str, inputs: tuple[TensorSpec, ...], seed: int) -> str:
+    """The digest of the untouched model: its origin, the inputs it is given, and the seed it is built with."""
+    return digest_of({"origin": origin_digest, "inputs": [asdict(spec) for spec in inputs], "seed": seed})
+
+
+def signature_record(signature: Signature) -> dict[str, Any]:
+    """JSON-ready; read back by :func:`signature_from`."""
+    return asdict(signature)
+
+
+def signature_from(record: Mapping[str, Any]) -> Signature:
+    """The signature that :func:`signature_record` wrote."""
+
+    def spec(entry: Mapping[str, Any]) -> TensorSpec:
+        return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+    return Signature(tuple(map(spec, record["inputs"])), tuple(map(spec, record["outputs"])))
+
+
+def declared_inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:
+    """The inputs that a recipe declares for a torch model."""
+    return tuple(TensorSpec(entry.name, tuple(entry.shape), entry.dtype) for entry in recipe.model.inputs)
+
+
+def selects(recipe: Recipe) -> bool:
+    """Whether any pass chooses by selection data, which is then held back from the others."""
+    return any("selection" in a_pass.needs for target in recipe.targets_resolved() for _, a_pass in recipe.passes_for(target))
+
+
+def cache_choice(recipe: Recipe) -> Path | None:
+    """The store's folder that the recipe asks for."""
+    return None if recipe.cache_dir is None else recipe.folder / recipe.cache_dir

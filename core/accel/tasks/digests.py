@@ -1,0 +1,125 @@
+"""What identifies the data of a split: the bytes of its files and every setting that decides what comes out.
+
+Light: hashlib and the settings. ``plan`` computes the same digests as a run does, without importing anyone's code; data from a
+factory has none until it is read. Names of files count only where they decide an order or a label, so a moved data set keeps its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accel.contracts import Split
+from accel.errors import DataFault
+from accel.tasks.image_files import list_csv, list_folder
+from accel.tasks.settings import (
+    Arrays,
+    Chosen,
+    Csv,
+    DataSettings,
+    DataSource,
+    Factory,
+    Folder,
+    ImageClassificationSettings,
+    Preprocess,
+    Tar,
+)
+from accel.tasks.splits import Part, require_part
+
+_VERSION = 1  # changes when the same files and settings would give other samples
+FileDigest = Callable[[Path], str]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces. DataFault if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataFault(f"{path}: {error.strerror or error}") from None
+
+
+def static_digest(
+    source: DataSource,
+    preprocess: Preprocess | None,
+    folder: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    hashed: FileDigest = file_digest,
+) -> str | None:
+    """Of all samples a source means; paths are relative to ``folder``. None for a factory: known at run time.
+
+    ``hashed`` may remember digests within one process. DataFault where files are missing.
+    """
+    chosen = source.chosen()
+    if isinstance(chosen, Factory):
+        return None
+    return combined(source, preprocess, _files(chosen, folder, classes, hashed))
+
+
+def combined(source: DataSource, preprocess: Preprocess | None, files: Any) -> str:
+    """The digest of ``files`` (anything JSON holds) as ``source`` reads them. ``batch_size`` changes no sample and is left out."""
+    return _sha256(
+        {
+            "version": _VERSION,
+            "files": files,
+            "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),
+            "skip": source.skip,
+            "num_samples": source.num_samples,
+            "shuffle": source.shuffle,
+        }
+    )
+
+
+def split_digest(
+    settings: ImageClassificationSettings,
+    data: DataSettings,
+    split: Split,
+    folder: Path,
+    *,
+    seed: int = 0,
+    hold_selection: bool = False,
+    hashed: FileDigest = file_digest,
+) -> str | None:
+    """The digest that the task gives for ``split``, where it is known without running anyone's code; else None."""
+    found = require_part(data, split, hold_selection)
+    whole = static_digest(found.source, settings.preprocess, folder, classes=settings.classes, hashed=hashed)
+    return None if whole is None else of_part(whole, found, seed)
+
+
+def of_part(whole: str, found: Part, seed: int) -> str:
+    """The digest of a share of a source, from the digest of all of it."""
+    return whole if found.role == "all" else _sha256([whole, found.role, seed])
+
+
+def _files(chosen: Chosen, folder: Path, classes: Sequence[str] | None, hashed: FileDigest) -> Any:
+    if isinstance(chosen, Arrays):
+        return ["arrays", hashed(folder / chosen.path), chosen.inputs, chosen.labels, chosen.offsets]
+    if isinstance(chosen, Folder):
+        listing = list_folder(folder / chosen.path, classes)
+        root = folder / chosen.path
+        named = [[path.relative_to(root).as_posix(), hashed(path)] for path in listing.files]
+        return ["folder", listing.classes, listing.labels, named]
+    if isinstance(chosen, Csv):
+        files, table = list_csv(chosen, folder, classes)
+        return ["csv", table.labels, [hashed(path) for path in files]]
+    if isinstance(chosen, Tar):
+        beside = folder / chosen.path
+        beside = beside.parent / chosen.csv
+        outside = hashed(beside) if beside.is_file() else None
+        settings = chosen.model_dump(mode="json", exclude={"path"})
+        return ["tar", hashed(folder / chosen.path), outside, settings, list(classes or ())]
+    root = folder / chosen.root
+    if not root.is_dir():
+        raise DataFault(f"{root}: no such folder")
+    walked = sorted(Path(place) / name for place, _, names in os.walk(root, followlinks=True) for name in names)
+    named = [[path.relative_to(root).as_posix(), hashed(path)] for path in walked if path.is_file()]
+    return ["torchvision", chosen.name, chosen.kwargs, named]
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

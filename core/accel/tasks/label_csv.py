@@ -1,0 +1,63 @@
+"""Rows of (file, label) from a CSV's text. Light: the standard library only."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from accel.errors import DataFault
+
+
+@dataclass(frozen=True)
+class Table:
+    """``labels`` is None where the CSV has no label column; ``unlabelled`` then says so in one sentence."""
+
+    files: tuple[str, ...]
+    labels: tuple[int, ...] | None
+    unlabelled: str = ""
+
+
+def read_table(
+    content: bytes, place: str, *, file_column: str, label_column: str, classes: Sequence[str] | None = None
+) -> Table:
+    """Parse UTF-8 CSV with a header line. Labels are class indices, or names where all classes are named by ``classes``.
+
+    DataFault names ``place`` and the line.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        columns = list(reader.fieldnames or ())
+        rows = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise DataFault(f"{place}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataFault(f"{place}: not a CSV: {error}") from None
+    if not columns:
+        raise DataFault(f"{place}: empty; its first line names the columns, {file_column!r} and {label_column!r}")
+    if file_column not in columns:
+        raise DataFault(f"{place}: no column {file_column!r}; it has {', '.join(columns)}; set file_column")
+    files = tuple(_cell(row, file_column, place, line) for line, row in rows)
+    if label_column not in columns:
+        return Table(files, None, f"{place} has no column {label_column!r} (it has {', '.join(columns)}); set label_column")
+    index = {name: position for position, name in enumerate(classes or ())}
+    labels = tuple(_label(_cell(row, label_column, place, line), index, f"{place}:{line}") for line, row in rows)
+    return Table(files, labels)
+
+
+def _cell(row: dict[str, str | None], column: str, place: str, line: int) -> str:
+    value = (row.get(column) or "").strip()
+    if not value:
+        raise DataFault(f"{place}:{line}: {column} is empty")
+    return value
+
+
+def _label(text: str, classes: dict[str, int], place: str) -> int:
+    if text in classes:
+        return classes[text]
+    try:
+        return int(text)
+    except ValueError:
+        known = "which task.classes does not name" if classes else "not a class index; name the classes in task.classes"
+        raise DataFault(f"{place}: label {text!r}, {known}") from None
