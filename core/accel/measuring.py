@@ -17,7 +17,8 @@ from accel.display import Display, show_event
 from accel.errors import AccelError
 from accel.model import Target
 from accel.recipe.settings import BenchmarkSettings, Recipe
-from accel.report import Noise, Precision, Row
+from accel.onnx_file import files as model_files
+from accel.report import File, Noise, Precision, Row
 from accel.worker import Worker
 
 _TURN_SLACK_S = 120.0
@@ -26,7 +27,10 @@ _SCORE_LIMIT_S = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Subject:
-    """One row to measure. ``model``: as serving.open_session takes it; ``folder``: the files that ship, None for eager."""
+    """One row to measure. ``model``: as serving.open_session takes it; ``folder``: the files that ship, None for eager.
+
+    ``main``: only this file of the folder and what it refers to ships; None for all of them.
+    """
 
     name: str
     role: Literal["reference", "baseline", "result"]
@@ -34,6 +38,7 @@ class Subject:
     target: Target
     model: Mapping[str, Any]
     folder: Path | None
+    main: Path | None = None
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Bench:
         path: Path,
         allowed: Sequence[str],
         folder: Path,
-        sample: Path,
+        sample: Path | None,
         seed: int,
         screen: Display,
     ) -> None:
@@ -109,7 +114,9 @@ class Bench:
                 "target": asdict(subject.target),
                 "model": dict(subject.model),
                 "folder": str(folder),
-                "sample": str(self._sample),
+                "sample": None if self._sample is None else str(self._sample),
+                "batch_size": self._settings.batch_sizes[0],
+                "seed": self._seed,
             },
             log=folder / "log.txt",
         )
@@ -246,7 +253,7 @@ class Bench:
         self, entry: _Found, reference: _Found | None, alive: Sequence[Subject], times: Mapping[str, list[list[list[int]]]]
     ) -> Row:
         subject = entry.subject
-        files = shipped_files(subject.folder) if subject.folder else []
+        files = _shipped(subject)
         size, gzipped = totals(files)
         compiled = entry.compiled or {}
         row: dict[str, Any] = {
@@ -301,6 +308,12 @@ class Bench:
                 "min_queries_per_turn": plan.turn_queries,
             }
         return method
+
+
+def _shipped(subject: Subject) -> list[File]:
+    if subject.folder is None:
+        return []
+    return shipped_files(subject.folder, only=None if subject.main is None else model_files(subject.main))
 
 
 def _scores(answer: Mapping[str, Any]) -> dict[str, Score]:

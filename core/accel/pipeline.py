@@ -21,7 +21,7 @@ from accel.display import Display, Silent, show_event
 from accel.errors import AccelError, MissingBackend, StorageFault, UsageError, WorkFault
 from accel.measuring import Subject, measure
 from accel.model import Target
-from accel.publishing import deployment, manifest_of, resolved_recipe
+from accel.publishing import deployment, manifest_text, resolved_recipe
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
 from accel.report import DataUse, Report, Row, StepRecord
@@ -45,7 +45,7 @@ def optimize(
     """Run ``recipe`` and publish its output folder ``<output_dir>/<name>``; the report is returned and lies there too.
 
     ``allowed``: packages that the recipe may import besides the files of its own folder. ``benchmark=False`` builds without
-    measuring. Raises AccelError; a target that fails costs its row as long as another one gives a result.
+    measuring. Raises AccelError where no target could be built; else a row that failed says so, with its reason.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read(Path(recipe), overrides)
     screen = screen or Silent()
@@ -65,8 +65,6 @@ def optimize(
         run = _Run(recipe, store, run_folder, tuple(allowed), screen, warnings)
         report = run.execute(benchmark=benchmark)
         _publish(run, report, final)
-    if not any(row.role == "result" and row.status in ("measured", "built") for row in report.rows):
-        raise WorkFault("no target gave a result; the report says why for each:\n" + _reasons(report))
     return report
 
 
@@ -107,7 +105,7 @@ class _Run:
                         self.screen.warn(f"{target.name}: {error}")
             self.warnings += data["warnings"]
             if failed and len(failed) + len(skipped) == len(self.recipe.targets):
-                raise WorkFault("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
+                raise WorkFault(_joined(failed))
             sample = self.folder / "sample.npz"
             if benchmark:
                 self._call("sample", batch_size=self.recipe.benchmark.batch_sizes[0], file=str(sample))
@@ -211,6 +209,7 @@ class _Run:
         for step in (*baseline["steps"], *result["steps"]):
             self.steps.setdefault((step["target"], step["key"]), StepRecord(**step))
         self.built[target.name] = result
+        target = replace(target, batch=self.recipe.benchmark.batch_sizes[0])
         plain = replace(target, precision="fp32", options={k: v for k, v in target.options.items() if k != "format"})
         return [
             Subject(
@@ -257,8 +256,11 @@ def _absent_row(target: Target, status: str, reason: str) -> Row:
     )
 
 
-def _reasons(report: Report) -> str:
-    return "\n".join(f"  {row.name}: {row.reason}" for row in report.rows if row.reason)
+def _joined(failed: Mapping[str, str]) -> str:
+    """One reason once, however many targets met it."""
+    if len(set(failed.values())) == 1:
+        return next(iter(failed.values()))
+    return "\n".join(f"{name}: {reason}" for name, reason in failed.items())
 
 
 def require_ours(final: Path, name: str) -> None:
@@ -291,7 +293,7 @@ def _publish(run: _Run, report: Report, final: Path) -> None:
                         place = folder / path.relative_to(built["folder"])
                         place.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(path, place)
-                write(folder / "manifest.json", manifest_of(run.recipe, report, name, built["model"]))
+                write(folder / "manifest.json", manifest_text(run.recipe, report, name, built["model"]))
             staging.mkdir(parents=True, exist_ok=True)
             write(staging / "recipe.resolved.yaml", resolved_recipe(run.recipe))
             write(staging / "report.json", report.json_text())

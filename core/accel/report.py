@@ -151,8 +151,8 @@ class DataUse(_Entry):
 class Environment(_Entry):
     """The machine and the versions that the figures hold for. No host or user name.
 
-    ``cores`` and ``memory_bytes`` are what the process may use. ``load_average``: over the minute before the run; ``governor``: of
-    the clock frequency. Both are null where the system does not tell.
+    ``cores`` and ``memory_bytes`` are what the process may use. ``load_average``: over the minute before the run; ``governor``:
+    of the clock frequency. Both are null where the system does not tell.
     """
 
     platform: str
@@ -207,10 +207,15 @@ def schema() -> dict[str, Any]:
     }
 
 
+def _no_constant(literal: str) -> float:
+    """NaN and Infinity are no JSON, and never ours."""
+    raise ValueError(f"{literal} is not JSON")
+
+
 def read(path: Path) -> Report:
     """A report that was written before. UsageError where it is not one, or of a version this accel does not know."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such report; run `accel optimize` first, or name its report.json") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel import catalog
 from accel.benchmarks.turns import time_turn
-from accel.building import make_task, untouched_module
+from accel.building import make_task, noise, untouched_module
 from accel.contracts import Backend, Runner
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target
+from accel.onnx_file import read
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
 from accel.steps import signature_from
@@ -31,16 +32,26 @@ def open_session(
     target: Mapping[str, Any],
     model: Mapping[str, Any],
     folder: str,
-    sample: str,
+    sample: str | None,
+    batch_size: int,
+    seed: int,
 ) -> Session:
     """Entry point of the child process; arguments are JSON.
 
-    ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` or ``{"kind": "torch"}`` for the recipe's untouched module.
-    ``folder``: for what the session writes; ``sample``: an .npz with the one batch that is timed.
+    ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` (without a signature: the file's own) or ``{"kind": "torch"}`` for the recipe's untouched module.
+    ``folder``: for what the session writes; ``sample``: an .npz with the one batch that is timed, or
+    None for ``batch_size`` samples of seeded noise.
     """
     recipe = None if document is None else from_document(document, path=Path(path))
     policy = ImportPolicy(Path(path).parent if recipe is None else recipe.folder, tuple(allowed))
-    return Session(emit, recipe, policy, Target(**target), model, Path(folder), Path(sample))
+    return Session(emit, recipe, policy, Target(**target), model, Path(folder), _Sample(sample, batch_size, seed))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    file: str | None
+    batch_size: int
+    seed: int
 
 
 class Session:
@@ -54,7 +65,7 @@ class Session:
         target: Target,
         model: Mapping[str, Any],
         folder: Path,
-        sample: Path,
+        sample: _Sample,
     ) -> None:
         self._emit = emit
         self._recipe = recipe
@@ -70,10 +81,13 @@ class Session:
         """Compile, and run once: seconds, milliseconds and the peak memory of this process up to here."""
         import numpy as np
 
-        with np.load(self._sample, allow_pickle=False) as stored:
-            self._inputs = {name: stored[name] for name in stored.files}
         backend: Backend = catalog.backend(self._target.backend)
         model = self._model()
+        if self._sample.file is None:
+            self._inputs = noise(model.signature.inputs, self._sample.batch_size, self._sample.seed)
+        else:
+            with np.load(self._sample.file, allow_pickle=False) as stored:
+                self._inputs = {name: stored[name] for name in stored.files}
         self._emit({"doing": f"compiling for {self._target.backend}"})
         started = time.perf_counter()
         self._runner = backend.compile(model, self._target, self._folder)
@@ -100,13 +114,12 @@ class Session:
         if task is None or not task.has("validation"):
             return {"metrics": {}, "outputs": None, "warnings": []}
         self._emit({"doing": "scoring the validation data"})
-        runner = self._ready
         kept: list[Array] = []
         total = task.count("validation")
 
         def predict(inputs: Mapping[str, Array]) -> Sequence[Array]:
-            outputs = runner(inputs)
-            kept.append(np.array(outputs[0], copy=True))
+            outputs = self._in_batches(inputs)
+            kept.append(outputs[0])
             self._emit({"done": sum(len(part) for part in kept), "total": total, "what": "samples scored"})
             return outputs
 
@@ -120,6 +133,21 @@ class Session:
         outputs = self._folder / "outputs.npy"
         np.save(outputs, np.concatenate(kept))
         return {"metrics": metrics, "outputs": str(outputs), "samples": total, "warnings": list(task.warnings)}
+
+    def _in_batches(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Outputs for any number of samples from a runner that may be compiled for a fixed one: what is scored is what is timed."""
+        import numpy as np
+
+        runner, size = self._ready, self._target.batch
+        samples = len(next(iter(inputs.values())))
+        if size is None:
+            return [np.array(output, copy=True) for output in runner(inputs)]
+        parts: list[list[Array]] = []
+        for first in range(0, samples, size):
+            real = min(size, samples - first)
+            piece = {name: np.resize(array[first : first + real], (size, *array.shape[1:])) for name, array in inputs.items()}
+            parts.append([np.array(output[:real], copy=True) for output in runner(piece)])
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     def warm_up(self, queries: int) -> None:
         """Run ``queries`` inferences that nobody times."""

@@ -52,7 +52,7 @@ def _declare() -> None:
     import torch
 
     if not _declared:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
             library.define(schema)
         _declared.append(library)

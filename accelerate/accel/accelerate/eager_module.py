@@ -95,14 +95,14 @@ class EagerRunner:
 
     def __call__(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
         """Outputs in the signature's order. Raises DataFault for wrong inputs, ModelFault for wrong outputs or BackendFault."""
+        check_inputs(self.signature, inputs)  # a module takes more than its signature says
         try:
             with torch.inference_mode():
                 result = (self._module or _closed)(*self._tensors(inputs))
-                return [np.array(tensor.cpu()) for tensor in ordered_outputs(result, self.signature)]
+                return [tensor.cpu().numpy().copy() for tensor in ordered_outputs(result, self.signature)]
         except AccelError:
             raise
         except Exception as error:  # a module may raise anything
-            check_inputs(self.signature, inputs)
             raise BackendFault(f"the module failed: {type(error).__name__}: {error}") from error
 
     def executed_precision(self) -> ExecutedPrecision:

@@ -45,6 +45,7 @@ _OPTIONS: Mapping[str, Option] = {
 }
 _ERRORS_ONLY = 3
 _NAMED_IN_FAULT = 5
+_TELLS_NODES = "get_provider_graph_assignment_info"
 
 
 class OnnxRuntime:
@@ -160,10 +161,10 @@ class SessionPlan:
         asked = [provider for provider in self._providers if provider in here] or [CPU]
         settings = self._settings()
         watched = asked != [CPU]
-        if watched:
+        if watched and _TELLS_NODES in dir(onnxruntime.InferenceSession):
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            if CPU not in asked and not self._allow_fallback:
-                settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        elif watched and CPU not in asked and not self._allow_fallback:  # an older release refuses, but names no node
+            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         session = self._session(settings, asked)
         notes = tuple(f"{provider} is not in this build of onnxruntime: fell back, as allowed" for provider in absent)
         return session, notes + (self._require_assigned(session, asked) if watched else ())
@@ -208,7 +209,7 @@ class SessionPlan:
         loaded = session.get_providers()
         absent = [provider for provider in asked if provider not in loaded]
         complaint = f"{', '.join(absent)} asked for, but the session runs on {', '.join(loaded)}" if absent else ""
-        if not absent and hasattr(session, "get_provider_graph_assignment_info"):
+        if not absent and hasattr(session, _TELLS_NODES):
             nodes: dict[str, list[str]] = {}
             for part in session.get_provider_graph_assignment_info():
                 nodes.setdefault(part.ep_name, []).extend(node.name or node.op_type for node in part.get_nodes())

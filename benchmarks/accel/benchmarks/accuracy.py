@@ -44,9 +44,9 @@ def metrics(scores: Mapping[str, Score], reference: Mapping[str, Score] | None, 
 def difference(score: Score, reference: Score) -> Estimate:
     """``score - reference`` with its 95 % interval, in the metric's own unit; no bounds without values per sample.
 
-    Right-or-wrong metrics (every value 0 or 1): Tango's score interval for paired proportions (Statistics in Medicine 17, 1998),
-    which holds its level for few samples and few disagreements. Any other: Student's t on the paired differences, never narrower
-    than 3/n of the range of the values (the rule of three: what n samples without a disagreement can still hide).
+    Right-or-wrong metrics (every value 0 or 1): Tango's score interval for paired proportions (Statistics in Medicine 17,
+    1998), which holds its level for few samples and few disagreements. Any other: Student's t on the paired differences, never
+    narrower than 3/n of the range of the values (the rule of three: what n samples that agree can still hide).
     ValueError where the two do not score the same samples.
     """
     value = float(score.value) - float(reference.value)

@@ -80,10 +80,7 @@ def isa_flags(root: Path = Path("/")) -> list[str]:
 
 def cores(root: Path = Path("/")) -> int:
     """Cores this process may use: the smallest of its affinity and its control groups' quota, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _control_groups(root, "cpu"):
         quota, period = "max", "100000"
         if text := _first_line(folder / "cpu.max"):

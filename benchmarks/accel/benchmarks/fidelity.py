@@ -24,10 +24,10 @@ PIECE_VALUES = 1 << 20
 def compare(outputs: Sequence[Path | Array], reference: Sequence[Path | Array], vs: str) -> Fidelity:
     """``outputs`` against those of row ``vs``: one array or ``.npy`` file for each output of the signature, (samples, ...).
 
-    ``top1_agreement``: the share of samples whose largest value has the same place, where the first output is (samples, at least
-    2 classes); a sample with NaN or infinity never agrees. ``sqnr_db``: 10 log10(power of the reference / power of the difference),
-    of the output where it is lowest; null where the outputs are identical (it would be infinite) or the reference is all zero.
-    ``max_abs_difference``: over all outputs. Both leave out the values that are not finite on either side and
+    ``top1_agreement``: the share of samples whose largest value has the same place, where the first output is (samples, at
+    least 2 classes); a sample with NaN or infinity never agrees. ``sqnr_db``: 10 log10(power of the reference / power of the
+    difference), of the output where it is lowest; null where the outputs are identical (it would be infinite) or the reference
+    is all zero. ``max_abs_difference``: over all outputs. Both leave out the values that are not finite on either side, and
     ``nonfinite_values`` counts them. BackendFault where number or shapes of the outputs differ.
     """
     if len(outputs) != len(reference):

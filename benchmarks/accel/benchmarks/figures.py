@@ -81,7 +81,7 @@ def ratio(found: Estimate) -> str:
 
 
 def faster(found: Estimate) -> str:
-    """In words: ``2.13x faster (95 % CI 2.09 to 2.17)``, ``1.20x slower (...)`` or ``not significantly faster (1.01x, ...)``."""
+    """``2.13x faster (95 % CI 2.09 to 2.17)``, ``1.20x slower (...)`` or ``not significantly faster (1.01x, ...)``."""
     if found.low is None or found.high is None:
         direction = "faster" if found.value >= 1 else "slower"
         return f"{max(found.value, 1 / found.value):.2f}x {direction} (no interval)"

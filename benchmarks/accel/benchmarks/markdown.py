@@ -94,7 +94,7 @@ def _rows(report: Report, room: _Room, shown: Shown) -> list[str]:
     ]
     if details:
         parts.append(_table(head, details, left=1))
-    parts.append(_explained(baseline, shown))
+    parts.append(_explained(rows, baseline, shown))
     return parts
 
 
@@ -150,15 +150,11 @@ def _detail_cells(row: Row, shown: Shown) -> list[str]:
     return [*cells, agreement, sqnr, largest, shown(close.vs)]
 
 
-def _explained(baseline: Row | None, shown: Shown) -> str:
+def _explained(rows: Sequence[Row], baseline: Row | None, shown: Shown) -> str:
     text = "CI: 95 % confidence interval. A ratio above 1 is faster."
     if baseline is not None:
         text += f" The fastest FP32 row is {shown(figures.place(baseline))}."
-    if (
-        baseline is not None
-        and baseline.latency is not None
-        and (baseline.latency.p90_ms is None or baseline.latency.p99_ms is None)
-    ):
+    if any(row.latency is not None and row.latency.p99_ms is None for row in rows):
         text += " p90 needs 64 queries and p99 662 (MLPerf's early stopping); with fewer they are not given."
     return text
 
@@ -168,8 +164,8 @@ def _measured(report: Report, room: _Room, shown: Shown) -> list[str]:
     latency = next((row.latency for row in report.rows if row.latency is not None), None)
     if latency is not None:
         lines.append(
-            f"batch size {latency.batch_size}, threads {latency.threads}, {latency.restarts} restarts of {latency.rounds} rounds, "
-            "rows interleaved in shuffled order"
+            f"batch size {latency.batch_size}, threads {latency.threads}, {latency.restarts} restarts of "
+            f"{latency.rounds} rounds, rows in turn, in shuffled order"
         )
     if report.noise is not None:
         noise = report.noise

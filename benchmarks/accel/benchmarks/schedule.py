@@ -31,7 +31,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every row has one turn in each round of each restart: ``turn_s`` seconds and ``turn_queries`` calls, whichever is more."""
+    """Every row has one turn in each round of each restart: at least ``turn_s`` seconds and at least ``turn_queries`` calls."""
 
     rows: tuple[str, ...]
     restarts: int

@@ -15,13 +15,15 @@ GZIP = 16 + zlib.MAX_WBITS  # a gzip header with no name and time 0, so that the
 MANIFEST = "manifest.json"
 
 
-def files(folder: Path, *, besides: frozenset[str] = frozenset({MANIFEST})) -> list[File]:
+def files(folder: Path, *, besides: frozenset[str] = frozenset({MANIFEST}), only: Iterable[Path] | None = None) -> list[File]:
     """Every file below ``folder`` by its relative POSIX path, sorted; ``besides`` (our own manifest) is left out.
+
+    ``only``: just these of its files, where the folder is somebody else's.
 
     ``gzip_bytes`` is at level 9. BackendFault for a link: what ships must be the bytes themselves.
     """
     found = []
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+    for path in sorted(folder.rglob("*") if only is None else only, key=lambda path: path.relative_to(folder).as_posix()):
         relative = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BackendFault(f"{relative}: a link among the files that ship; write the file itself")

@@ -6,7 +6,7 @@ Throughout, the timings of one row are ``turns[restart][round]``: the nanosecond
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,12 @@ def ratio(numerator: Floats, denominator: Floats, *, resamples: int = RESAMPLES,
     """How many times ``numerator`` is ``denominator``, with its 95 % interval.
 
     Both are (restarts, rounds), and entry [i, j] of each comes from the same round of the same restart: what disturbs a round
-    disturbs both and cancels. The estimate is the mean over restarts of the median over rounds of the log ratio. The interval is a
-    two-level bootstrap (restarts are resampled, then rounds within each), studentized: each resample is divided by its own
+    disturbs both and cancels. The estimate is the mean over restarts of the median over rounds of the log ratio. The interval
+    is a two-level bootstrap (restarts are resampled, then rounds within each), studentized: each resample is divided by its own
     standard error over restarts, and the 95th percentile of the absolute values says how many standard errors to go either way
     (Efron and Tibshirani 1993, section 12.5; Davison and Hinkley 1997, section 3.8). That division is what makes five restarts
-    enough: a percentile bootstrap of five covers 85 %, this 92 to 98 % (benchmarks/README.md, tests/benchmarks/test_statistics.py).
-    ``ratio(b, a)`` is exactly the reciprocal. Fewer than five restarts give no interval.
+    enough: a percentile bootstrap of five covers 85 %, this 92 to 98 % (benchmarks/README.md). ``ratio(b, a)`` is the
+    reciprocal. Fewer than five restarts give no interval.
     """
     if numerator.shape != denominator.shape or numerator.ndim != 2 or 0 in numerator.shape:
         raise ValueError(f"timings of shape {numerator.shape} and {denominator.shape} cannot be paired")
@@ -77,14 +77,18 @@ def speedup(row: Turns, vs_name: str, vs: Turns) -> Speedup:
 def noise(row_name: str, row: Turns, twin: Turns) -> Noise:
     """What the same comparison says of a model and itself.
 
-    ``noisy``: the interval lies more than 0.5 % beside 1, or its ends are more than 10 % apart. (One interval in twenty misses 1 by
-    definition; by half a per cent it should not.)
+    ``noisy``: the interval lies more than 0.5 % beside 1, or its ends are more than 10 % apart. (One interval in twenty misses
+    1 by definition; by half a per cent it should not.)
     """
     found = ratio(turn_medians(row), turn_medians(twin))
-    verdict: Literal["quiet", "noisy"] = "quiet"
-    if found.low is None or found.high is None or found.low > 1 + NOISY_BIAS or found.high < 1 - NOISY_BIAS or found.high / found.low > NOISY_SPREAD:
-        verdict = "noisy"
-    return Noise(row=row_name, ratio=found, verdict=verdict)
+    quiet = (
+        found.low is not None
+        and found.high is not None
+        and found.low <= 1 + NOISY_BIAS
+        and found.high >= 1 - NOISY_BIAS
+        and found.high / found.low <= NOISY_SPREAD
+    )
+    return Noise(row=row_name, ratio=found, verdict="quiet" if quiet else "noisy")
 
 
 def discardable(queries: int, percentile: float, confidence: float = 0.99) -> int:
@@ -105,7 +109,7 @@ def discardable(queries: int, percentile: float, confidence: float = 0.99) -> in
 
 
 def early_stopping_percentile(samples: Sequence[int] | NDArray[np.generic], p: float, confidence: float = 0.99) -> float | None:
-    """MLPerf's single-stream estimate of the ``p`` quantile (0.9, 0.99), in the unit of ``samples``; None where too few were seen.
+    """MLPerf's single-stream estimate of the ``p`` quantile (0.9, 0.99), in the unit of ``samples``; None from too few.
 
     The largest sample after the t - 1 largest are discarded, t = ``discardable``; it needs t >= 1, so 64 queries for the 90th
     percentile and 662 for the 99th. It lies above the sample quantile: with ``confidence``, the true quantile is no larger. The

@@ -20,9 +20,9 @@ def time_turn(
 ) -> list[int]:
     """Nanoseconds of each call of ``call``, for at least ``duration_s`` seconds **and** at least ``min_queries`` calls.
 
-    The first ``discard`` calls are made and dropped: they pay for the caches that the other rows left behind. Garbage collection
-    is off during the turn. Every figure is at least 1, so that ratios are defined whatever the clock does; a clock that stands
-    still or goes backwards ends the turn once ``min_queries`` (at least one) calls are made.
+    The first ``discard`` calls are made and dropped: they pay for the caches that the other rows left behind. Garbage
+    collection is off during the turn. Every figure is at least 1, so that ratios are defined whatever the clock does; a clock
+    that stands still or goes backwards ends the turn once ``min_queries`` (at least one) calls are made.
     """
     wanted = max(1, min_queries)
     budget = int(duration_s * 1e9)

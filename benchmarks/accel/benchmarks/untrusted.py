@@ -19,21 +19,16 @@ def visible(text: str, limit: int = 0) -> str:
 
 
 def markdown(text: str, limit: int = 400) -> str:
-    """For a paragraph, a list item or a table cell of GitHub's Markdown: no HTML, markup, table border, mention or link survives.
+    """For a paragraph, a list item or a table cell of GitHub's Markdown: no HTML, markup, border, mention or link survives.
 
     ``::`` is broken up too: a CI log that the report is printed to would obey ``::error::`` and ``##[error]``.
     """
     text = visible(text, limit)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = _LEADING.sub(
-        lambda found: found.group(1) + "\\" if found.group(1).isdigit() else "\\" + found.group(1), _backslashed(text)
-    )
+    text = _MARKDOWN.sub(lambda found: "\\" + found.group(), text)
+    text = _LEADING.sub(lambda found: found.group() + "\\" if found.group().isdigit() else "\\" + found.group(), text)
     text = text.replace("::", ":&#58;").replace("://", "&#58;//")
     return text.replace("@", "@&#8203;")
-
-
-def _backslashed(text: str) -> str:
-    return _MARKDOWN.sub(lambda found: "\\" + found.group(), text)
 
 
 def fenced(code: str, language: str = "python") -> str:

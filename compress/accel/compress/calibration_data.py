@@ -51,9 +51,7 @@ def calibration_samples(job: Job, signature: Signature, num_samples: int) -> Sam
     """
     task = job.task
     if task is None or not task.has("calibration"):
-        raise DataFault(
-            "quantize: approach static reads ranges from calibration data, and there is none; set data.calibration in the recipe"
-        )
+        raise DataFault("quantize: approach static reads ranges from calibration data, and there is none; set data.calibration")
     count = 0
     low: dict[str, float] = {}
     high: dict[str, float] = {}
@@ -73,7 +71,7 @@ def calibration_samples(job: Job, signature: Signature, num_samples: int) -> Sam
         raise DataFault(f"calibration: {count} samples do not fill one batch of the model's fixed size {group}")
     notes = []
     if count < num_samples:
-        notes.append(f"calibration: {count} of the {num_samples} samples asked for: the split holds no more")
+        notes.append(f"calibration: {count} samples, all that the split holds (num_samples is {num_samples})")
     if count % group:
         notes.append(f"calibration: the last {count % group} samples do not fill the model's fixed batch of {group}; left out")
     if count < 2:

@@ -1,9 +1,9 @@
-"""Names for the nodes and values of an exported graph: ``<module path>/<operator>``, so that a layer has one name everywhere."""
+"""Names for the nodes and values of an exported graph: ``<module path>/<operator>``, one name everywhere."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from torch import nn
@@ -32,6 +32,26 @@ def name_by_module_(model: onnx.ModelProto, module: nn.Module) -> None:
             taken.add(node.name)
     _name_fused_biases_(model)
     _name_values_(model)
+
+
+def name_ends_(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the graph's inputs and outputs these names, in their order and in place; no names leave the exporter's.
+
+    A value or weight that has one of the names makes room. (Told the names itself, torch's exporter writes one name twice where
+    an operator inside is called like an output, and the file does not load.)
+    """
+    renamed: dict[str, str] = {}
+    for values, names in ((model.graph.input, inputs), (model.graph.output, outputs)):
+        for value, name in zip(values, names or [value.name for value in values], strict=True):
+            renamed[value.name] = name
+    taken = set(renamed.values())
+    others = {value for graph in graphs(model.graph) for node in graph.node for value in node.output if value}
+    others |= {weight.name for graph in graphs(model.graph) for weight in graph.initializer}
+    taken |= others
+    for value in sorted((others & set(renamed.values())) - renamed.keys()):
+        renamed[value] = unique(value, taken)
+        taken.add(renamed[value])
+    _rename_values_(model, renamed)
 
 
 def _owners(module: nn.Module) -> Mapping[str, tuple[str, ...]]:
@@ -66,14 +86,13 @@ def _scope(node: onnx.NodeProto, modules: set[str]) -> str:
 def _name_fused_biases_(model: onnx.ModelProto) -> None:
     """The bias that a convolution gets from its batch norm: ``conv1.weight_bias`` to ``conv1.bias``, where that is free."""
     taken = {weight.name for graph in graphs(model.graph) for weight in graph.initializer}
+    renamed: dict[str, str] = {}
     for weight in model.graph.initializer:
         name = weight.name.removesuffix(".weight_bias") + ".bias"
         if weight.name.endswith(".weight_bias") and name not in taken:
-            for graph in graphs(model.graph):
-                for node in graph.node:
-                    node.input[:] = [name if value == weight.name else value for value in node.input]
+            renamed[weight.name] = name
             taken.add(name)
-            weight.name = name
+    _rename_values_(model, renamed)
 
 
 def _name_values_(model: onnx.ModelProto) -> None:
@@ -87,9 +106,14 @@ def _name_values_(model: onnx.ModelProto) -> None:
                 if value and value not in fixed:
                     renamed[value] = unique(f"{node.name}.{index}" if index else node.name, taken)
                     taken.add(renamed[value])
+    _rename_values_(model, renamed)
+
+
+def _rename_values_(model: onnx.ModelProto, renamed: Mapping[str, str]) -> None:
+    """Rename at once every value, weight, input and output in ``renamed``, in place."""
     for graph in graphs(model.graph):
         for node in graph.node:
             node.input[:] = [renamed.get(value, value) for value in node.input]
             node.output[:] = [renamed.get(value, value) for value in node.output]
-        for entry in graph.value_info:
+        for entry in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
             entry.name = renamed.get(entry.name, entry.name)

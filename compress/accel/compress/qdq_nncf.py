@@ -58,9 +58,9 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
                 fast_bias_correction=True,
                 advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=_ranges(calibration)),
             )
-    except AccelError:
+    except (AccelError, MemoryError, OSError):
         raise
-    except Exception as error:  # noqa: BLE001 - NNCF raises its own errors, RuntimeError and those of two runtimes
+    except Exception as error:  # NNCF raises its own errors, RuntimeError and those of two runtimes
         raise PassFault(f"quantize: NNCF failed: {type(error).__name__}: {error}; try engine: onnxruntime") from error
     release_outputs_(quantized)
     tidy_(quantized, source)

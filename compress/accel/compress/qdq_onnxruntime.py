@@ -20,12 +20,12 @@ from accel.compress.onnx_writing import load, name_all_nodes_, write
 from accel.compress.quantized_graph import WEIGHTED, release_outputs_, remarks, require_float, require_profile, tidy_
 from accel.compress.quiet_library import quiet
 from accel.contracts import Job, QuantizationProfile
-from accel.errors import PassFault
+from accel.errors import AccelError, PassFault
 from accel.model import OnnxModel
 
-HISTOGRAM_BINS = {"entropy": 1024, "percentile": 2048}
-"""Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile. For entropy its 128 equal the 128 levels
-it searches for, which leaves one candidate, the whole range, so that entropy is minmax; 1024 gives 449 candidates."""
+HISTOGRAM_BINS = {"entropy": 512, "percentile": 2048}
+"""Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile. For entropy its 128 are as
+many as the levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 512 gives 193 candidates."""
 
 
 def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: IgnoredScope) -> OnnxModel:
@@ -59,10 +59,7 @@ def _types(profile: QuantizationProfile) -> list[str]:
     Symmetric signed (TensorRT): the inputs of weighted operators only, as TensorRT asks for; more Q/DQ breaks its fusions.
     Else everything the library can, so that values stay in INT8 between the convolutions.
     """
-    if _weighted_only(profile):
-        types = {*WEIGHTED}
-    else:
-        types = {*QLinearOpsRegistry, *QDQRegistry} - {"Add"}
+    types = {*WEIGHTED} if _weighted_only(profile) else {*QLinearOpsRegistry, *QDQRegistry} - {"Add"}
     return sorted(types | ({"Add"} if profile.quantize_residual_add else set()))
 
 
@@ -169,10 +166,12 @@ def _guarded(what: str, work: Any) -> Any:
     try:
         with quiet():
             return work()
+    except (AccelError, MemoryError, OSError):
+        raise
     except AssertionError as error:
         raise PassFault(
-            f"quantize: onnxruntime's {what} found a scale that is not a number ({error}); a weight or an activation holds NaN, "
+            f"quantize: onnxruntime's {what} found a scale that is not a number ({error}); a weight or activation holds NaN, "
             "Inf or values beyond float32: check the weights with `accel inspect` and the calibration data"
         ) from error
-    except Exception as error:  # noqa: BLE001 - the library raises ValueError, RuntimeError, its own Fail and InvalidArgument
+    except Exception as error:  # the library raises ValueError, RuntimeError, its own Fail and InvalidArgument
         raise PassFault(f"quantize: onnxruntime's {what} failed: {type(error).__name__}: {error}") from error

@@ -14,7 +14,8 @@ def quiet() -> Iterator[None]:
     """No prints, warnings or log records below CRITICAL while the block runs; what raises still raises.
 
     The one place for it, because: torch's exporter raises its own FutureWarnings (LeafSpec, torch 2.13) and logs version
-    advice, torch.export prints the whole traced program where it fails; onnxslim, onnxruntime.quantization and NNCF print progress on standard output and log advice that is wrong here
+    advice, torch.export prints the whole traced program where it fails; onnxslim,
+    onnxruntime.quantization and NNCF print progress on standard output and log advice that is wrong here
     ("please run pre-processing"). What matters to the user is checked after the call and told in the step's notes.
     """
     before = logging.root.manager.disable

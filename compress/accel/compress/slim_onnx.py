@@ -37,7 +37,7 @@ def simplify(model: OnnxModel, job: Job) -> OnnxModel:
     try:
         with quiet():
             after = onnxslim.slim(load(model.path))  # a second copy: onnxslim edits what it is given
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions and AssertionErrors of many kinds
+    except Exception as error:  # the library raises bare Exceptions and AssertionErrors of many kinds
         raise PassFault(
             f"simplify: onnxslim failed on {model.path.name}: {type(error).__name__}: {error}; remove the pass"
         ) from error
@@ -82,7 +82,7 @@ def _unique_value_info_(model: onnx.ModelProto) -> None:
 
 
 def _restore_names_(after: onnx.ModelProto, before: onnx.ModelProto) -> None:
-    """A node keeps its name; one that onnxslim made is called like the node whose weight it reads, else whose output it makes."""
+    """A node keeps its name; one that onnxslim made is called like the one whose weight it reads or output it makes."""
     nodes = [node for graph in graphs(before.graph) for node in graph.node if node.name]
     types = {node.name: node.op_type for node in nodes}
     makers = {value: node for node in nodes for value in node.output}

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from accel import onnx_file
-from accel.compress.module_names import name_by_module_
+from accel.compress.module_names import name_by_module_, name_ends_
 from accel.compress.onnx_writing import drop_unused_initializers_, drop_unused_opsets_, strip_metadata_, write
 from accel.compress.quiet_library import quiet
 from accel.compress.same_outputs import batch_axis, batch_sizes, example_inputs, require_same, run
@@ -51,18 +51,17 @@ def _converted(model: TorchModel, job: Job, opset: int) -> onnx.ModelProto:
                 inputs,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[spec.name for spec in model.signature.inputs],
-                output_names=[spec.name for spec in model.signature.outputs] or None,
                 dynamic_shapes=_dynamic_shapes(model.signature),
                 verbose=False,
             )
-    except Exception as error:  # noqa: BLE001 - torch.export raises whatever the user's forward, dynamo and fx raise
+    except Exception as error:  # torch.export raises whatever the user's forward, dynamo and fx raise
         raise _fault(error, model.module) from error
     assert program is not None  # torch.onnx.export gives None only for dynamo=False
     proto = program.model_proto
     _require_opset(proto, opset)
     _require_signature(proto, model.signature)
     name_by_module_(proto, model.module)
+    name_ends_(proto, [spec.name for spec in model.signature.inputs], [spec.name for spec in model.signature.outputs])
     strip_metadata_(proto)
     drop_unused_initializers_(proto)
     drop_unused_opsets_(proto)
@@ -96,13 +95,20 @@ def _require_opset(proto: onnx.ModelProto, opset: int) -> None:
 
 
 def _require_signature(proto: onnx.ModelProto, signature: Signature) -> None:
-    inputs = [value.name for value in proto.graph.input]
-    wanted = [spec.name for spec in signature.inputs]
-    if inputs != wanted:
+    if len(proto.graph.input) != len(signature.inputs):
         raise PassFault(
-            f"export_onnx: the exported file takes {inputs} but the recipe names {wanted}; "
-            "list inputs in the order of forward's arguments"
+            f"export_onnx: the file takes {len(proto.graph.input)} inputs, the signature names {len(signature.inputs)}; "
+            "list inputs in the order of forward's arguments, those with defaults too if they are tensors"
         )
+    for value, spec in zip(proto.graph.input, signature.inputs, strict=True):
+        sizes = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for size, axis in zip(sizes, spec.shape, strict=True):
+            # torch.onnx.export follows torch.export's "suggested fixes", which can be to make the axis a constant.
+            if isinstance(axis, str) and isinstance(size, int):
+                raise PassFault(
+                    f"export_onnx: input {spec.name!r}: axis {axis!r} cannot vary, because forward only works for size {size}; "
+                    "write forward with x.shape instead of numbers, or give the axis a number in inputs[].shape"
+                )
     outputs = len(proto.graph.output)
     if signature.outputs and outputs != len(signature.outputs):
         raise PassFault(f"export_onnx: the module gives {outputs} outputs, the signature names {len(signature.outputs)}")
@@ -162,8 +168,8 @@ def _fault(error: BaseException, module: nn.Module) -> PassFault:
     names = {type(one).__name__ for one in chain}
     if "GuardOnDataDependentSymNode" in names or "data-dependent" in text:
         return PassFault(
-            f"export_onnx: {place}: forward decides on the values of a tensor (an if, a loop, .item() or a data-dependent shape), "
-            "which torch.export cannot follow; use torch.where or torch.cond, or decide outside the model"
+            f"export_onnx: {place}: forward decides on the values of a tensor (an if, a loop, .item(), a data-dependent "
+            "shape), which torch.export cannot follow; use torch.where or torch.cond, or decide outside the model"
         )
     if "Constraints violated" in text or "specialized" in text:
         return PassFault(

@@ -9,12 +9,11 @@ from rich.console import Console
 
 from accel.benchmarks.terminal import show
 from accel.display import display
-from accel.errors import UsageError
+from accel.errors import UsageError, WorkFault
 from accel.imports import configured_imports
 from accel.pipeline import optimize
 from accel.recipe.reader import from_document, read
 from accel.recipe.settings import Recipe
-from accel.recipe.template import default_document
 from accel.steps import cache_choice
 
 
@@ -33,7 +32,7 @@ def run(
     out: Console,
     err: Console,
 ) -> int:
-    """Exit code 0; every failure is raised."""
+    """Exit code 0, or 4 where a row of the report failed; every other failure is raised."""
     recipe = _recipe(path, overrides, data, targets)
     folder = output.absolute() if output is not None else None
     if folder is None and path.suffix == ".onnx":
@@ -52,6 +51,8 @@ def run(
         show(report, out)
         place = (folder or recipe.folder / recipe.output_dir) / recipe.name
         out.print(f"files and report: {place}", markup=False, highlight=False, soft_wrap=True)
+    if any(row.status == "failed" for row in report.rows):
+        return WorkFault.exit_code
     return 0
 
 
@@ -61,6 +62,8 @@ def _recipe(path: Path, overrides: Sequence[str], data: Path | None, targets: Se
             raise UsageError(f"{path}: to optimize a model without a recipe, give --data and at least one --target")
         if overrides:
             raise UsageError("overrides go with a recipe; write one with: accel init " + str(path))
+        from accel.recipe.template import default_document
+
         return from_document(default_document(path, data, targets), path=path.absolute().with_suffix(".yaml"))
     if data is not None or targets:
         raise UsageError("--data and --target go with an .onnx file; a recipe has its own (override: data.validation...=...)")

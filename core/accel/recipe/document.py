@@ -79,13 +79,15 @@ def problem(place: Place, message: str, lines: Sequence[str] = ()) -> Problem:
     return Problem(place.line, place.column, message, source.rstrip())
 
 
-def parse(raw: bytes, path: str) -> Document:
+def parse(raw: bytes, path: str, size: int = 0) -> Document:
     """The document in ``raw``; RecipeError at the first thing that keeps it from being one.
 
     Duplicate keys, tags and the like are collected in ``problems`` instead, so that the rest is checked too.
+    ``size``: of the file, where only its start was read.
     """
-    if len(raw) > MAX_BYTES:
-        raise RecipeError(path, [Problem(0, 0, f"the file has {len(raw):,} bytes; a recipe has at most {MAX_BYTES:,}")])
+    size = max(size, len(raw))
+    if size > MAX_BYTES:
+        raise RecipeError(path, [Problem(0, 0, f"the file has {size:,} bytes; a recipe has at most {MAX_BYTES:,}")])
     text = _decode(raw, path)
     lines = _LINE_BREAK.split(text)
     for number, line in enumerate(lines, start=1):

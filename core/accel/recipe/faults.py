@@ -17,6 +17,7 @@ _REPLACED = {
     "fp16": "no runtime has such a switch any more: write `precision: fp16` on the target",
     "int8": "INT8 comes from a pass: `- type: quantize`",
     "schema_version": "the key is `version`",
+    "threads": "it is `benchmark.threads`, the same for every target",
 }
 _SPARSITY = "a share of channels is `pruning_ratio`; sparsity means single weights, and belongs to `sparsify`"
 
@@ -44,10 +45,8 @@ _MAPPING = frozenset(kind for kind, words in _ALLOWED.items() if words == "a map
 
 def report(document: Document, errors: Sequence[Mapping[str, Any]], annotation: Any, prefix: Location = ()) -> None:
     """Add each error to the document's problems. ``annotation``: what was validated; ``prefix``: where it stands."""
-    count = 0
-    for location, kinds in _merged(document.root, errors, prefix):
-        count += 1
-        if count > MAX_PROBLEMS:
+    for count, (location, kinds) in enumerate(_merged(document.root, errors, prefix)):
+        if count == MAX_PROBLEMS:
             document.report(locate(document.root, prefix), f"and more: only the first {MAX_PROBLEMS} are shown")
             return
         _one(document, location, kinds, annotation, prefix)
@@ -91,7 +90,7 @@ def _one(
     kinds = {error["type"] for error in errors}
     error = errors[0]
     node = find(document.root, location)
-    if "extra_forbidden" in kinds:
+    if kinds & {"extra_forbidden", "unexpected_keyword_argument"}:
         document.report_at(location, _unknown_key(location, annotation, prefix), key=True)
     elif kinds == {"missing"}:
         place = "" if len(location) == 1 else f" in {dotted(location[:-1])}"
@@ -110,7 +109,7 @@ def _one(
         document.report_at(location, f"found {described(node)}, allowed: {' or '.join(allowed)}{_quotes_hint(node, kinds)}")
     else:
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        message = message.replace("Input should", "should").replace("String should", "should")
+        message = message.replace("Input should be", "must be").replace("Input should", "must").replace("String should", "must")
         found = f"found {described(node)}, " if isinstance(node, Scalar) or error["type"].startswith("too_") else ""
         document.report_at(location, f"{found}{_plainer(error) or message}")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from accel.errors import RecipeError
 from accel.recipe.document import Document, parse_value
-from accel.recipe.fields import suggestion
 from accel.recipe.tree import MAX_DEPTH, SURROGATE, Entries, Items, Node, Place, Scalar, described, dotted, shown
 
 
@@ -51,16 +50,6 @@ def _having(node: Node, parts: Sequence[str], value: Node, trail: tuple[str, ...
         changed[int(part)] = _having(changed[int(part)], rest, value, (*trail, part))
         return Items(tuple(changed), node.place)
     if isinstance(node, Entries):
-        inside = node.get(part)
-        if inside is None and rest:
-            near = suggestion(part, list(node.entries)) if _looks_misspelt(node, part) else ""
-            inside = Entries({}, value.place)
-            if near:
-                raise _Misfit(f"unknown key {shown(part)} in {dotted(trail) or 'the recipe'}{near}")
-        changed_inside = _having(inside or Scalar(None, value.place), rest, value, (*trail, part))
+        changed_inside = _having(node.get(part) or Scalar(None, value.place), rest, value, (*trail, part))
         return node.having(part, changed_inside, value.place)
     raise _Misfit(f"{dotted(trail)} is {described(node)}, which has nothing inside")
-
-
-def _looks_misspelt(node: Entries, part: str) -> bool:
-    return part not in node.entries

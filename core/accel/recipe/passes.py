@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -144,8 +143,8 @@ def filled(settings: Mapping[str, Any], found: Sequence[tuple[Leaf, Pass]]) -> d
     return {**agreed, **{key: value for key, value in settings.items() if key not in agreed}}
 
 
-@lru_cache(maxsize=64)
 def adapter(found: type[Any]) -> TypeAdapter[Any]:
+    """What validates and dumps a pass class; cheap, since the class brings its own schema."""
     return TypeAdapter(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,20 +15,21 @@ from accel.recipe.passes import PassEntry, leaf_for
 from accel.tasks.settings import DataSettings, ImageClassificationSettings
 
 VERSION = 1
-BUILT_IN_METRICS = ("top1", "top5")
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-def _as_list(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 OneNumber = Annotated[
     tuple[PositiveInt, ...],
     Field(min_length=1, max_length=1),
-    BeforeValidator(_as_list, json_schema_input_type=PositiveInt | Annotated[tuple[PositiveInt, ...], Field(max_length=1)]),
+    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | Annotated[tuple[PositiveInt, ...], Field(max_length=1)]),
 ]
 
 
@@ -117,14 +119,14 @@ class Recipe(_Settings):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     output_dir: Annotated[str, Field(min_length=1, description="Results go to <output_dir>/<name>")] = "out"
     cache_dir: Annotated[str | None, Field(min_length=1, description="By default the user's cache folder")] = None
-    about: About = About()
+    about: About = Field(default_factory=About)
     model: ModelSettings
     task: Annotated[ImageClassificationSettings | None, Field(description="What the model is for, and how it is judged")] = None
-    data: DataSettings = DataSettings()
+    data: DataSettings = Field(default_factory=DataSettings)
     passes: Annotated[tuple[PassEntry, ...], Field(description="In order; may be empty")] = ()
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
-    benchmark: BenchmarkSettings = BenchmarkSettings()
-    report: ReportSettings = ReportSettings()
+    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+    report: ReportSettings = Field(default_factory=ReportSettings)
 
     _path: Path = PrivateAttr(default=Path("recipe.yaml"))
     _notes: tuple[str, ...] = PrivateAttr(default=())
@@ -138,6 +140,11 @@ class Recipe(_Settings):
     def folder(self) -> Path:
         """What relative paths in the recipe are relative to."""
         return self._path.parent
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The recipe's own store of finished steps; None where the user's is meant."""
+        return None if self.cache_dir is None else self.folder / self.cache_dir
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -169,6 +176,11 @@ class Recipe(_Settings):
 
     def __hash__(self) -> int:
         return hash((self._path, self.name))
+
+
+def name_of(path: Path) -> str:
+    """What a recipe is called that does not say: its file's name, as far as folders can be called so."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:64] or "recipe"
 
 
 def resolved_target(target: TargetSettings, benchmark: BenchmarkSettings) -> Target:

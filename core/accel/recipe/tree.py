@@ -144,3 +144,9 @@ def described(node: Node | None) -> str:
             return str(value).lower()
         case Scalar(value=value):
             return shown(value)
+
+
+def word(node: Node, key: str) -> str | None:
+    """The text under ``key``; None where there is none."""
+    value = find(node, (key,))
+    return value.value if isinstance(value, Scalar) and isinstance(value.value, str) else None

@@ -1,7 +1,7 @@
 """Data from an ``.npz``: arrays of images, arrays in the model's own form, or one buffer of encoded images with offsets.
 
-Never reads a pickle. An array that lies uncompressed in the file (``np.savez``) is mapped, not loaded; a compressed one is loaded
-as it is on first use.
+Never reads a pickle. An array that lies uncompressed in the file (``np.savez``) is mapped, not loaded; a compressed one is
+loaded as it is on first use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 
     from accel.contracts import Array
 
-_DAMAGE = (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,  # of an array's header, which numpy reads as a Python literal
+    EOFError,
+    MemoryError,  # a header that promises more than there is
+    OverflowError,
+    NotImplementedError,  # a compression method that zipfile does not have
+    RuntimeError,  # an encrypted member
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +50,8 @@ class _Header:
 class NpzReader:
     """Random access to the samples of an ``.npz``.
 
-    ``inputs``: uint8 (n, h, w) or (n, h, w, c), or any other numeric (n, ...) as the model takes it; with ``offsets``, uint8 (bytes,)
-    and int64 (n + 1,) where image i is ``inputs[offsets[i]:offsets[i + 1]]``. ``labels``: integers (n,).
+    ``inputs``: uint8 (n, h, w) or (n, h, w, c), or any other numeric (n, ...) as the model takes it; with ``offsets``, uint8
+    (bytes,) and int64 (n + 1,) where image i is ``inputs[offsets[i]:offsets[i + 1]]``. ``labels``: integers (n,).
     """
 
     def __init__(self, settings: Arrays, folder: Path) -> None:

@@ -17,6 +17,8 @@ FEW = 10
 
 _LARGE = 16.0  # no usual normalisation of pixels reaches this; raw 0..255 does
 
+_MOST_CLASSES = 2**31
+
 
 class Watch:
     """Of one pass over one split. ``declared``: whether task.preprocess makes the input (its range is then on purpose)."""
@@ -39,8 +41,8 @@ class Watch:
             raise DataFault(f"{place}: is empty, shape {raw.shape}")
         if raw.dtype.kind == "f":
             self._require_finite(raw, place)
-        if label is not None and label < 0:
-            raise DataFault(f"{place}: label {label} is negative; classes count from 0")
+        if label is not None and not 0 <= label < _MOST_CLASSES:
+            raise DataFault(f"{place}: label {label} is no class index; classes count from 0")
         low, high = float(raw.min()), float(raw.max())
         if low == high:
             self._first_constant = self._first_constant or place

@@ -74,7 +74,10 @@ def as_array(value: Any, place: str) -> Array:
     if isinstance(value, Image.Image):
         return pixels_of(value, place)
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
-        value = value.detach().cpu().numpy()
+        try:
+            value = value.detach().cpu().numpy()
+        except (TypeError, RuntimeError) as error:  # bfloat16, sparse or quantized tensors have no numpy form
+            raise DataFault(f"{place}: cannot become a numpy array: {error}") from None
     if not isinstance(value, np.ndarray):
         raise DataFault(f"{place}: is a {type(value).__name__}; give an array, a tensor or a Pillow image")
     if value.dtype.kind not in "uifb":

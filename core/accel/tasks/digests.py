@@ -1,7 +1,8 @@
 """What identifies the data of a split: the bytes of its files and every setting that decides what comes out.
 
 Light: hashlib and the settings. ``plan`` computes the same digests as a run does, without importing anyone's code; data from a
-factory has none until it is read. Names of files count only where they decide an order or a label, so a moved data set keeps its digest.
+factory has none until it is read. Names of files count only where they decide an order or a label: a moved data set keeps its
+digest.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def static_digest(
 
 
 def combined(source: DataSource, preprocess: Preprocess | None, files: Any) -> str:
-    """The digest of ``files`` (anything JSON holds) as ``source`` reads them. ``batch_size`` changes no sample and is left out."""
+    """The digest of ``files`` (anything JSON holds) as ``source`` reads them. Not ``batch_size``: it changes no sample."""
     return _sha256(
         {
             "version": _VERSION,
@@ -113,6 +114,8 @@ def _files(chosen: Chosen, folder: Path, classes: Sequence[str] | None, hashed: 
         outside = hashed(beside) if beside.is_file() else None
         settings = chosen.model_dump(mode="json", exclude={"path"})
         return ["tar", hashed(folder / chosen.path), outside, settings, list(classes or ())]
+    if isinstance(chosen, Factory):
+        raise AssertionError("data from a factory is in no file")
     root = folder / chosen.root
     if not root.is_dir():
         raise DataFault(f"{root}: no such folder")

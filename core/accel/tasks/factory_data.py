@@ -77,9 +77,11 @@ class SequenceReader:
         self.unlabelled = f"{name} gave no labels"
         self.remarks: tuple[str, ...] = ()
         self._seen: dict[int, bytes] = {}
+        with running(f"{name}: its length", policy, DataFault):
+            self._count = len(items)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self._count
 
     def place(self, index: int) -> str:
         return f"sample {index} ({self.name})"
@@ -166,13 +168,13 @@ def call(factory: Factory, policy: ImportPolicy) -> Any:
 def open_factory(
     factory: Factory, policy: ImportPolicy, limit: int | None, shuffled: bool = False
 ) -> PairReader | SequenceReader | StreamReader:
-    """Call the factory and look at what it gives. ``limit`` bounds how many samples of an iterable are read; to be ``shuffled``, what
-    it gives must have random access."""
+    """Call the factory and look at what it gives. ``limit`` bounds how many samples of an iterable are read. DataFault
+    where it gives something else, or, to be ``shuffled``, nothing with random access."""
     name = factory.reference
     given = call(factory, policy)
-    if isinstance(given, tuple | list) and len(given) == 2 and getattr(given[0], "ndim", 0) >= 2:
+    if isinstance(given, tuple | list) and len(given) == 2 and _dimensions(given[0]) >= 2:
         inputs, labels = given
-        if labels is None or getattr(labels, "ndim", 0) or _integers(labels):
+        if labels is None or _dimensions(labels) or _integers(labels):
             return PairReader(as_array(inputs, name), None if labels is None else _label_array(labels, name), name)
     if isinstance(given, dict | str | bytes | np.ndarray) or hasattr(given, "detach"):
         raise DataFault(f"{name}: returned a {type(given).__name__}; return (inputs, labels) or an iterable of (sample, label)")
@@ -183,6 +185,11 @@ def open_factory(
     if shuffled:
         raise DataFault(f"{name}: gives samples one after the other, which cannot be shuffled here; shuffle in it, with a seed")
     return StreamReader(given, factory, policy, limit)
+
+
+def _dimensions(value: Any) -> int:
+    shape: Any = getattr(value, "shape", None)
+    return len(shape) if isinstance(shape, tuple) else 0  # torch.Size is a tuple
 
 
 def _integers(labels: Any) -> bool:

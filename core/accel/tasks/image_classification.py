@@ -1,14 +1,15 @@
 """The task of naming what an image shows: its data, split and preprocessed, and how answers are scored.
 
-Light to import: readers, numpy and Pillow come with the first sample. Every process that builds the task from the same recipe gets
-the same batches in the same order. ``splits.py`` says which samples ``selection`` gets where it has no source of its own.
+Light to import: readers, numpy and Pillow come with the first sample. Every process that builds the task from the same recipe
+gets the same batches in the same order. ``splits.py`` says which samples ``selection`` gets where it has no source of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,16 +69,16 @@ class ImageClassification:
         """Whether the recipe gives data for ``split``; reads nothing."""
         return part(self.data, split, self.hold_selection) is not None
 
-    def training(self) -> Iterator[Batch]:
+    def training(self) -> Iterable[Batch]:
         return self._batches("training")
 
-    def calibration(self) -> Iterator[Batch]:
+    def calibration(self) -> Iterable[Batch]:
         return self._batches("calibration")
 
-    def selection(self) -> Iterator[Batch]:
+    def selection(self) -> Iterable[Batch]:
         return self._batches("selection")
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterable[Batch]:
         return self._batches("validation")
 
     def count(self, split: Split) -> int:
@@ -117,20 +118,20 @@ class ImageClassification:
         """
         from accel.tasks.scoring import score
 
-        reader, indices = self._open(split)
-        if reader.sample(indices[0])[1] is None:
-            raise DataFault(f"data.{split}: has no labels to score against: {reader.unlabelled}")
-        answers = (
-            (list(predict(batch.inputs)), batch.labels, places)
-            for batch, places in self._read(split, reader, indices, whole_batches="pad")
-        )
-        scores, remarks = score(answers, self.settings, self.policy, f"data.{split}")
+        scores, remarks = score(self._answers(predict, split), self.settings, self.policy, f"data.{split}")
         self._warn(remarks)
         return scores
 
-    def _batches(self, split: Split) -> Iterator[Batch]:
+    def _batches(self, split: Split) -> Iterable[Batch]:
         reader, indices = self._open(split)
-        return (batch for batch, _ in self._read(split, reader, indices, whole_batches="drop"))
+        return _Again(lambda: (batch for batch, _ in self._read(split, reader, indices, whole_batches="drop")))
+
+    def _answers(self, predict: Predict, split: Split) -> Iterator[tuple[Sequence[Array], Array, list[str]]]:
+        reader, indices = self._open(split)
+        for batch, places in self._read(split, reader, indices, whole_batches="pad"):
+            if batch.labels is None:
+                raise DataFault(f"data.{split}: has no labels to score against: {reader.unlabelled}")
+            yield list(predict(batch.inputs)), batch.labels, places
 
     def _open(self, split: Split) -> tuple[Reader, list[int]]:
         found = require_part(self.data, split, self.hold_selection)
@@ -165,8 +166,11 @@ class ImageClassification:
     def _read(
         self, split: Split, reader: Reader, indices: list[int], whole_batches: Literal["pad", "drop"]
     ) -> Iterator[tuple[Batch, list[str]]]:
-        """Batches, each with the places of its samples. ``whole_batches``: what to do where the model fixes the batch size and the
-        last batch is short: repeat its last sample (there are then fewer places than rows), or leave it out and say so."""
+        """Batches, each with the places of its samples.
+
+        ``whole_batches``: what to do where the model fixes the batch size and the last batch is short: repeat its last sample
+        (there are then fewer places than rows), or leave it out and say so.
+        """
         from accel.tasks.checks import Watch
 
         fixed = fixed_batch(self._spec)
@@ -200,8 +204,8 @@ class ImageClassification:
             labels.append(label)
             if samples[-1].shape != samples[0].shape:
                 raise DataFault(
-                    f"{place}: becomes {samples[-1].shape}, others {samples[0].shape}; set task.preprocess.resize to a height and a"
-                    " width, or add center_crop"
+                    f"{place}: becomes {samples[-1].shape}, others {samples[0].shape}; set task.preprocess.resize to a height"
+                    " and a width, or add center_crop"
                 )
             if (label is None) != (labels[0] is None):
                 raise DataFault(f"{place}: {'has no' if label is None else 'has a'} label, unlike {reader.place(chosen[0])}")
@@ -250,6 +254,16 @@ class ImageClassification:
 
     def _warn(self, remarks: Iterable[str]) -> None:
         self._warnings.update(dict.fromkeys(remarks))
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Iterable as often as one likes, each time from the start."""
+
+    start: Callable[[], Iterator[Batch]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.start()
 
 
 def _why_empty(count: int, source: DataSource, role: str) -> str:

@@ -31,8 +31,8 @@ class Listing:
 def list_folder(root: Path, classes: Sequence[str] | None = None) -> Listing:
     """Find the images below ``root``, in the order of their names.
 
-    Labels count the subfolders in sorted order, as torchvision's ImageFolder does, unless ``classes`` names the subfolders: then a
-    label is the place in ``classes``, and classes may be absent. DataFault where only some are named.
+    Labels count the subfolders in sorted order, as torchvision's ImageFolder does, unless ``classes`` names the subfolders:
+    then a label is the place in ``classes``, and classes may be absent. DataFault where only some are named.
     """
     if not root.is_dir():
         raise DataFault(f"{root}: no such folder")
@@ -59,7 +59,7 @@ def list_folder(root: Path, classes: Sequence[str] | None = None) -> Listing:
     names = tuple(folder.name for folder in folders)
     if classes is None and all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
         extra.append(
-            f"{root}: folders are labelled in the order of their names ({', '.join(names[:3])}...: 0, 1, 2...), not by their number;"
+            f"{root}: folders are labelled in the order of their names ({', '.join(names[:3])}...: 0, 1, 2...), not by number;"
             " name them in task.classes to decide"
         )
     return Listing(tuple(files), tuple(labels), names, _remarks(root, ignored, extra))

@@ -12,8 +12,8 @@ MOST = 20_000
 def shared_samples(contents: Mapping[str, Set[bytes]], totals: Mapping[str, int]) -> list[str]:
     """A sentence for each two splits with samples in common.
 
-    ``contents``: for each split the digests of its first samples, at most MOST; ``totals``: how many samples it has. The counts in
-    the sentence are of different samples: those shared, out of those of the smaller split.
+    ``contents``: for each split the digests of its first samples, at most MOST; ``totals``: how many samples it has. The counts
+    in the sentence are of different samples: those shared, out of those of the smaller split.
     """
     found = []
     for first, second in combinations(contents, 2):

@@ -44,11 +44,12 @@ def apply(pixels: Array, settings: Preprocess, place: str) -> NDArray[np.float32
             raise DataFault(f"{place}: {image.height} x {image.width} is smaller than center_crop {int(crop)}; resize it first")
         image = _centre(image, int(crop))
     array = np.asarray(image, dtype=np.float32)
+    mean, std = np.asarray(settings.mean, dtype=np.float32), np.asarray(settings.std, dtype=np.float32)
     if settings.color == "gray":
         array = array[:, :, None]
     elif settings.color == "bgr":
         array = array[:, :, ::-1]
-    array = (array / np.float32(settings.scale) - np.float32(settings.mean)) / np.float32(settings.std)
+    array = (array / np.float32(settings.scale) - mean) / std
     return np.ascontiguousarray(array.transpose(2, 0, 1) if settings.layout == "nchw" else array)
 
 
@@ -57,8 +58,8 @@ def _image(pixels: Array, place: str) -> Image.Image:
         pixels = pixels[..., 0]
     if pixels.dtype != np.uint8:
         raise DataFault(
-            f"{place}: is {pixels.dtype}, but task.preprocess takes uint8 pixels; set preprocess to null where the data is already"
-            " what the model takes"
+            f"{place}: is {pixels.dtype}, but task.preprocess takes uint8 pixels; set preprocess to null where the data is"
+            " already what the model takes"
         )
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3)) or 0 in pixels.shape:
         raise DataFault(f"{place}: shape {pixels.shape} is no image; expected (height, width) or (height, width, 3)")

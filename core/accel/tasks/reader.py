@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 
 def open_reader(source: DataSource, policy: ImportPolicy, classes: Sequence[str] | None = None) -> Reader:
-    """The reader of ``source``; paths are relative to ``policy.folder``. DataFault, UsageError or SafetyRefusal if there is none."""
+    """The reader of ``source``; paths are relative to ``policy.folder``. DataFault, UsageError or SafetyRefusal."""
     chosen, folder = source.chosen(), policy.folder
     if isinstance(chosen, Arrays):
         from accel.tasks.arrays import NpzReader

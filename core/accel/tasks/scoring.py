@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
     from accel.contracts import Array
 
-Answers = Iterable[tuple[Sequence["Array"], "Array | None", Sequence[str]]]
-"""Of each batch: the model's outputs, the labels, and the places of its samples (fewer than rows where the batch was padded)."""
+Answers = Iterable[tuple[Sequence["Array"], "Array", Sequence[str]]]
+"""Of each batch: the model's outputs, the labels, and the places of its samples (fewer than rows where it was padded)."""
 
 
 def score(
     answers: Answers, settings: ImageClassificationSettings, policy: ImportPolicy, place: str
 ) -> tuple[dict[str, Score], list[str]]:
-    """The metrics of ``settings`` in their order, and remarks for the report. Keeps outputs only where a custom metric needs them.
+    """The metrics of ``settings`` in their order, and remarks for the report.
 
+    Keeps outputs only where a custom metric needs them.
     DataFault where outputs are NaN or of the wrong shape, or a label is no class of the model.
     """
     found_ranks: list[NDArray[np.int64]] = []
@@ -36,8 +37,6 @@ def score(
     own = [name for name in settings.metrics if name not in RANKED]
     classes = 0
     for outputs, given, places in answers:
-        if given is None:
-            raise DataFault(f"{place}: has no labels to score against")
         count = len(places)
         require_no_nan(outputs, places)
         scores = class_scores(outputs, len(given))[:count]
@@ -65,6 +64,6 @@ def _require_classes(labels: NDArray[np.int64], classes: int, places: Sequence[s
     if outside.size:
         row = int(outside[0])
         raise DataFault(
-            f"{place}: {places[row]}: label {labels[row]}, but the model gives {classes} classes (0 to {classes - 1}); do labels"
-            " start at 1, or is this another model's data?"
+            f"{place}: {places[row]}: label {labels[row]}, but the model gives {classes} classes (0 to {classes - 1}); do"
+            " labels start at 1, or is this another model's data?"
         )

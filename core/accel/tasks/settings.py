@@ -69,8 +69,8 @@ PositiveInt = Annotated[int, Field(gt=0)]
 class DataSource(_Settings):
     """One split: exactly one of the readers, and how much of it.
 
-    ``skip`` samples are passed over first and ``num_samples`` (default: all) taken, in an order shuffled by ``shuffle`` (a seed)
-    or as the source has them.
+    ``skip`` samples are passed over first and ``num_samples`` (default: all) taken, in an order shuffled by ``shuffle`` (a
+    seed) or as the source has them.
     """
 
     arrays: Arrays | str | None = None
@@ -122,8 +122,8 @@ class Preprocess(_Settings):
 
     colour; ``center_crop`` where it is a fraction (0, 1] of the short side; ``resize`` (an int: the short side; a pair: height
     and width) with ``interpolation`` and antialiasing; ``center_crop`` where it is a number of pixels;
-    ``(pixel / scale - mean) / std``; ``layout``. ``mean`` and ``std``: one value, or one for each channel in the order the model
-    takes them (``bgr``: blue first).
+    ``(pixel / scale - mean) / std``; ``layout``. ``mean`` and ``std``: one value, or one for each channel in the order the
+    model takes them (``bgr``: blue first).
     """
 
     color: Literal["rgb", "bgr", "gray"] = "rgb"

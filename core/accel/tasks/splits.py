@@ -3,14 +3,14 @@
 Shuffling sorts by a hash of seed and index rather than by a generator: the order is the same on every machine and version.
 
 ``selection`` (what choices are made on) is its own source where one is given; else a seeded tenth of ``training``, which then
-has the other nine; else, where ``hold_selection`` asks for it, a seeded half of ``calibration``, which keeps the other half (the
-larger one of an odd number).
+has the other nine; else, where ``hold_selection`` asks for it, a seeded half of ``calibration``, which keeps the other
+half (the larger one of an odd number).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,10 +82,3 @@ def share(indices: Sequence[int], role: Role, seed: int) -> list[int]:
 
 def _shuffled(indices: Sequence[int], key: str) -> list[int]:
     return sorted(indices, key=lambda index: hashlib.blake2b(f"{key}:{index}".encode(), digest_size=8).digest())
-
-
-def pairs() -> Iterator[tuple[Split, Split]]:
-    """Each two different splits once."""
-    for index, first in enumerate(SPLITS):
-        for second in SPLITS[index + 1 :]:
-            yield first, second

@@ -83,8 +83,8 @@ class TarReader:
 def index(path: Path) -> dict[str, tuple[int, int]]:
     """Name to (offset, size) in bytes of every file in a tar.
 
-    SafetyRefusal for a name or kind of entry that reaches outside. DataFault if it is no tar, compressed, damaged, or has a name
-    twice.
+    SafetyRefusal for a name or kind of entry that reaches outside. DataFault if it is no tar, compressed, damaged, or has a
+    name twice.
     """
     found: dict[str, tuple[int, int]] = {}
     try:

@@ -63,7 +63,8 @@ def _open(settings: TorchvisionData, root: Path) -> Any:
     if "download" in parameters:
         kwargs["download"] = False
     try:
-        return kind(root=str(root), **kwargs)
+        make: Any = kind
+        return make(root=str(root), **kwargs)
     except TypeError as error:
         raise UsageError(f"{place}: {error}") from None
     except (RuntimeError, OSError, ValueError) as error:

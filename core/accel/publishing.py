@@ -1,0 +1,72 @@
+"""What lies in the output folder beside the report: the resolved recipe, the manifests, the deployment scripts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from accel.benchmarks.manifest import manifest
+from accel.benchmarks.snippet import deployment_snippet
+from accel.errors import UsageError
+from accel.model import Target
+from accel.recipe.settings import Recipe
+from accel.report import Report
+from accel.steps import signature_from
+
+
+def resolved_recipe(recipe: Recipe) -> str:
+    """The recipe with every default and override written out, as YAML that reads back the same from the same folder."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    text.write(f"# Resolved by accel from {recipe.path.name}: defaults and overrides included; paths are relative to its folder.\n")
+    yaml.dump(recipe.document(), text)
+    return text.getvalue()
+
+
+def manifest_text(recipe: Recipe, report: Report, target: str, model: Mapping[str, Any]) -> str:
+    """``manifest.json`` of one target. ``model``: what the builder says of the files that ship."""
+    row = next(row for row in report.rows if row.target == target and row.role == "result")
+    return manifest(
+        report,
+        row,
+        main_file=model["main"] or "model.safetensors",
+        signature=signature_from(model["signature"]),
+        version=recipe.about.version,
+        author=recipe.about.author or None,
+        description=recipe.about.description or None,
+        preprocessing=_preprocessing(recipe),
+        classes=recipe.task.classes if recipe.task else None,
+    ).json_text()
+
+
+def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
+    """A script that runs the shipped file with the bare runtime; empty where none can be written."""
+    from accel.tasks.preprocess import snippet
+
+    model = built["model"]
+    try:
+        return deployment_snippet(
+            target.backend,
+            model["main"] or "model.safetensors",
+            signature_from(model["signature"]),
+            snippet(recipe.task.preprocess if recipe.task else None),
+            recipe.task.classes if recipe.task else None,
+            threads=target.threads,
+            device=target.device,
+            precision=target.precision,
+            options=target.options,
+            factory=recipe.model.factory,
+        )
+    except UsageError:
+        return ""
+
+
+def _preprocessing(recipe: Recipe) -> dict[str, Any] | None:
+    from accel.tasks.preprocess import describe
+
+    return describe(recipe.task.preprocess) if recipe.task else None

@@ -1,0 +1,239 @@
+"""What a recipe's parts must be to one another, once each is right by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accel import catalog
+from accel.contracts import Backend
+from accel.errors import SafetyRefusal, UsageError
+from accel.imports import ImportPolicy, check
+from accel.recipe.document import Document
+from accel.recipe.fields import suggestion
+from accel.recipe.passes import (
+    Kind,
+    Leaf,
+    PassEntry,
+    candidates,
+    gives,
+    kind_for_backend,
+    leaves,
+    load,
+    passed_on,
+    preferred_engine,
+    takes,
+)
+from accel.recipe.settings import (
+    BenchmarkSettings,
+    InputSettings,
+    ModelSettings,
+    TargetSettings,
+    resolved_target,
+)
+from accel.recipe.tree import Location, find, shown
+from accel.tasks.metric_names import RANKED
+from accel.tasks.settings import DataSettings, ImageClassificationSettings
+
+_SPLITS = ("training", "calibration", "selection", "validation")
+
+
+def model(document: Document, settings: ModelSettings) -> None:
+    """Exactly one source; inputs for what is not an ONNX file; axis ranges in order."""
+    sources = [name for name in ("factory", "torchvision", "path") if getattr(settings, name) is not None]
+    if len(sources) != 1:
+        found = " and ".join(sources) or "none"
+        document.report_at(("model",), f"takes exactly one of factory, torchvision, path; found {found}", key=True)
+        return
+    if settings.path is not None:
+        if Path(settings.path).suffix.lower() != ".onnx":
+            document.report_at(("model", "path"), f"found {shown(settings.path)}; allowed: an .onnx file")
+        for name in ("kwargs", "weights", "inputs"):
+            if getattr(settings, name):
+                document.report_at(("model", name), "does not go with `path`: an .onnx file has its own", key=True)
+    elif not settings.inputs:
+        document.report_at(
+            ("model",), "the key 'inputs' is missing: `inputs: [{name: input, shape: [batch, 3, 224, 224]}]`", key=True
+        )
+    if settings.torchvision is not None and settings.kwargs.keys() & {"weights", "pretrained"}:
+        document.report_at(("model", "kwargs"), "nothing is downloaded: give the file as `weights` of the model", key=True)
+    names = [entry.name for entry in settings.inputs]
+    for index, entry in enumerate(settings.inputs):
+        if entry.name in names[:index]:
+            document.report_at(("model", "inputs", index, "name"), f"{shown(entry.name)} is the name of an earlier input too")
+        _axes(document, entry, ("model", "inputs", index))
+
+
+def _axes(document: Document, entry: InputSettings, location: Location) -> None:
+    axes = [axis for axis in entry.shape if isinstance(axis, str)]
+    for axis, sizes in entry.dynamic.items():
+        here = (*location, "dynamic", axis)
+        if axis not in axes:
+            known = f"; allowed: {', '.join(axes)}" if axes else ""
+            document.report_at(here, f"the shape has no such axis{suggestion(axis, axes) or known}", key=True)
+        if not sizes.min <= sizes.opt <= sizes.max:
+            document.report_at(here, f"found min {sizes.min}, opt {sizes.opt}, max {sizes.max}; allowed: min <= opt <= max")
+
+
+def task(document: Document, settings: ImageClassificationSettings) -> None:
+    """Metrics are built in or a reference; mean and std fit the colour."""
+    if not settings.metrics:
+        document.report_at(("task", "metrics"), f"found an empty list, allowed: {', '.join(RANKED)}, file.py:name")
+    for index, metric in enumerate(settings.metrics):
+        if ":" not in metric and metric not in RANKED:
+            near = suggestion(metric, list(RANKED)) or f"; allowed: {', '.join(RANKED)}, file.py:name, package.module:name"
+            document.report_at(("task", "metrics", index), f"no metric is called {shown(metric)}{near}")
+    if settings.preprocess is not None:
+        channels = 1 if settings.preprocess.color == "gray" else 3
+        for name in ("mean", "std"):
+            count = len(getattr(settings.preprocess, name))
+            if count not in (1, channels):
+                allowed = "1 number" if channels == 1 else f"1 or {channels} numbers"
+                what = f"found {count} for color {settings.preprocess.color}, allowed: {allowed}"
+                document.report_at(("task", "preprocess", name), what)
+
+
+def data(document: Document, settings: DataSettings, has_task: bool) -> list[str]:
+    """Data needs a task that reads it. Gives notes."""
+    declared = [split for split in _SPLITS if getattr(settings, split) is not None]
+    if declared and not has_task:
+        document.report_at(("data",), "nothing reads it: add `task: {type: image_classification}`", key=True)
+    if "validation" not in declared:
+        return ["no data.validation: accuracy is not measured"]
+    return []
+
+
+def references(document: Document, sections: Mapping[str, Any], folder: Path) -> None:
+    """The form of every reference to code, and that a file it names is there. Imports nothing, permits nothing."""
+    found: list[tuple[Location, str]] = []
+    if (settings := sections.get("model")) is not None and settings.factory is not None:
+        found.append((("model", "factory"), settings.factory))
+    for split in _SPLITS:
+        source = getattr(sections.get("data"), split, None)
+        if source is not None and source.factory is not None:
+            found.append((("data", split, "factory"), source.factory))
+    for index, metric in enumerate(getattr(sections.get("task"), "metrics", ())):
+        if ":" in metric:
+            found.append((("task", "metrics", index), metric))
+    for location, reference in found:
+        # Whoever runs the recipe decides what may be imported; here every package counts as allowed.
+        policy = ImportPolicy(folder, (reference.partition(":")[0].partition(".")[0],))
+        try:
+            check(reference, policy)
+        except SafetyRefusal:
+            continue  # refused with its own exit code, by whatever would import it
+        except UsageError as error:
+            document.report_at(location, str(error))
+
+
+def targets(document: Document, settings: Sequence[TargetSettings], benchmark: BenchmarkSettings) -> None:
+    """Backends exist, have the device and take the options; names differ."""
+    known = list(catalog.backends())
+    names: list[str] = []
+    for index, target in enumerate(settings):
+        here: Location = ("targets", index)
+        if target.backend not in known:
+            listed = f"; allowed: {', '.join(known)}{suggestion(target.backend, known)}"
+            document.report_at((*here, "backend"), f"there is no backend {shown(target.backend)}{listed}")
+            continue
+        if target.name.casefold() in names:
+            document.report_at((*here, "name"), f"{shown(target.name)} is another target's name too; give each its own `name`")
+        names.append(target.name.casefold())
+        try:
+            backend: Backend = catalog.backend(target.backend)
+        except (ImportError, AttributeError) as error:
+            document.report_at((*here, "backend"), f"{target.backend} cannot be loaded: {error}")
+            continue
+        if target.device not in backend.devices:
+            allowed = ", ".join(backend.devices)
+            document.report_at((*here, "device"), f"{target.backend} has no device {target.device!r}, allowed: {allowed}")
+            continue
+        try:
+            backend.check_options(resolved_target(target, benchmark))
+        except UsageError as error:
+            options = (*here, "options")
+            document.report_at(options if find(document.root, options) else here, str(error))
+
+
+def passes(document: Document, entries: Sequence[PassEntry | None], sections: Mapping[str, Any]) -> list[str]:
+    """Neighbours fit, for every target; nothing is quantized twice; what a pass needs is there. Gives notes.
+
+    An entry is None where it is wrong by itself: whatever follows it is then taken on trust.
+    """
+    _twice(document, entries)
+    notes: dict[str, None] = {}
+    reported: set[tuple[Location, str]] = set()
+
+    def once(location: Location, message: str) -> None:
+        if (location, message) not in reported:
+            reported.add((location, message))
+            document.report_at(location, message)
+
+    options = [candidates(entry) if entry is not None else [] for entry in entries]
+    for target_index, target in enumerate(sections.get("targets") or ()):
+        wanted = preferred_engine(target.backend)
+        kind = _start(sections.get("model"))
+        last = "the model"
+        for index, (entry, found) in enumerate(zip(entries, options, strict=True)):
+            if entry is None or not found:
+                kind, last = None, ""
+                continue
+            leaf, made = next(((leaf, made) for leaf, made in found if leaf.engine == wanted), found[0])
+            if entry.engine == "auto" and leaf.engine not in (None, wanted):
+                notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
+            _needs(once, index, leaf, made.needs, sections.get("data"))
+            if kind is not None and kind not in takes(type(made)):
+                once(
+                    ("passes", index), f"{leaf.type} takes {_article(takes(type(made)))}, but {_gave(last, kind)}; {_way(kind)}"
+                )
+                kind = None
+            kind = passed_on(type(made), kind)
+            last = leaf.type
+        expected = kind_for_backend(target.backend)
+        if kind is not None and expected is not None and kind != expected:
+            way = _way(kind) if expected == "OnnxModel" else "PyTorch eager is measured in any run: remove this target"
+            once(("targets", target_index), f"{target.backend} takes an {expected}, but {_gave(last, kind)}; {way}")
+    return list(notes)
+
+
+def _start(settings: ModelSettings | None) -> Kind | None:
+    if settings is None:
+        return None
+    return "OnnxModel" if settings.path is not None else "TorchModel"
+
+
+def _gave(last: str, kind: Kind) -> str:
+    return f"{last} {'is' if last == 'the model' else 'before it gives'} {_article({kind})}"
+
+
+def _article(kinds: frozenset[Kind] | set[Kind]) -> str:
+    return " or ".join(f"{'an' if kind.startswith('O') else 'a'} {kind}" for kind in sorted(kinds))
+
+
+def _way(kind: Kind) -> str:
+    """The way out for a pass or target that cannot take ``kind``."""
+    if kind == "OnnxModel":
+        return "move it before the pass that makes the ONNX file"
+    exporters = [leaf.type for leaf in leaves() if takes(load(leaf)) == {"TorchModel"} and gives(load(leaf)) == {"OnnxModel"}]
+    return f"put `- type: {exporters[0] if exporters else 'export_onnx'}` before it"
+
+
+def _twice(document: Document, entries: Sequence[PassEntry | None]) -> None:
+    first: int | None = None
+    for index, entry in enumerate(entries):
+        if entry is None or entry.type != "quantize":
+            continue
+        if first is not None:
+            document.report_at(("passes", index), f"the model is quantized already, by passes.{first}; keep one of the two")
+        first = index if first is None else first
+
+
+def _needs(once: Any, index: int, leaf: Leaf, needs: frozenset[str], settings: DataSettings | None) -> None:
+    if settings is None:
+        return
+    declared = {split for split in _SPLITS if getattr(settings, split) is not None}
+    if {"training", "calibration"} & declared:
+        declared.add("selection")  # split off by the task
+    for split in sorted(needs & set(_SPLITS) - declared):
+        once(("passes", index), f"{leaf.type} needs {split} data; add data.{split}")

@@ -1,0 +1,53 @@
+"""The recipe as a JSON schema (2020-12), for editors: ``# yaml-language-server: $schema=accel.schema.json``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from accel import catalog
+from accel.recipe.passes import OWN_KEYS, Leaf, adapter, leaves, load
+from accel.recipe.settings import Recipe
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """Every key, with the passes as a union over the catalogue's classes. Aliases are left out: editors offer one spelling."""
+    known = leaves()
+    inputs: list[Any] = [("recipe", "validation", TypeAdapter(Recipe))]
+    inputs += [(leaf.key, "validation", adapter(load(leaf))) for leaf in known]
+    references, shared = TypeAdapter.json_schemas(inputs)
+    definitions: dict[str, Any] = shared["$defs"]
+    root = definitions.pop("Recipe")
+    del definitions["PassEntry"]
+    for leaf in known:
+        name = references[(leaf.key, "validation")]["$ref"].rpartition("/")[2]
+        definitions[name] = _entry(leaf, definitions[name])
+    root["properties"]["passes"]["items"] = {"anyOf": [references[(leaf.key, "validation")] for leaf in known]}
+    root["properties"]["targets"]["items"] = {"$ref": "#/$defs/TargetSettings"}
+    definitions["TargetSettings"]["properties"]["backend"] = {"enum": list(catalog.backends()), "title": "Backend"}
+    for schema in (root, definitions["TargetSettings"]):
+        schema["required"] = [name for name in schema["required"] if name != "name"]  # has a default that is not a constant
+    root["patternProperties"] = {"^x-": {"description": "Yours, for anchors"}}
+    root["description"] = "What accel makes of which model, for which targets, and how it is judged."
+    return {"$schema": DIALECT, **root, "$defs": dict(sorted(definitions.items()))}
+
+
+def json_schema_text() -> str:
+    """As committed: two spaces, sorted only where the order says nothing, a newline at the end."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _entry(leaf: Leaf, schema: dict[str, Any]) -> dict[str, Any]:
+    """A pass's own schema with the keys that every entry has."""
+    own: dict[str, Any] = {"type": {"const": leaf.type}}
+    if leaf.approach is not None:
+        own["approach"] = {"const": leaf.approach}
+    if leaf.engine is not None:
+        own["engine"] = {"enum": ["auto", leaf.engine], "default": "auto"}
+    own["allow_noop"] = {"type": "boolean", "default": False, "description": "The pass may find nothing to change"}
+    rest = {name: value for name, value in schema.get("properties", {}).items() if name not in OWN_KEYS}
+    return {**schema, "properties": {**own, **rest}, "required": ["type", *schema.get("required", [])]}

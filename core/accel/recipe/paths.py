@@ -1,0 +1,117 @@
+"""Paths in a recipe: below its folder, or absolute on purpose; on the command line: anywhere, from where one stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from accel.recipe.document import Document
+from accel.recipe.tree import Entries, Items, Location, Node, Scalar, dotted, find, shown
+
+What = Literal["file", "folder", "output"]
+
+_SPLITS = ("training", "calibration", "selection", "validation")
+
+
+def settle(document: Document, folder: Path, current: Path) -> list[str]:
+    """Refuse what escapes; make the relative paths of overrides absolute, from ``current``. Gives notes on absolute paths."""
+    notes = []
+    for location, _ in _paths(document.root):
+        node = find(document.root, location)
+        assert isinstance(node, Scalar)
+        assert isinstance(node.value, str)
+        text = node.value
+        if refusal := _refusal(text, location, node.place.override):
+            document.report_at(location, refusal)
+        elif Path(text).is_absolute():
+            notes.append(f"{dotted(location)} is absolute: {text}")
+        elif node.place.override:
+            absolute = os.path.normpath(current / text)
+            document.root = _with(document.root, location, Scalar(absolute, node.place))
+            notes.append(f"{dotted(location)} is absolute: {absolute}")
+    return notes
+
+
+def _refusal(text: str, location: Location, override: str) -> str:
+    """Why this path cannot be meant; empty if it can."""
+    if not text:
+        return "found an empty path"
+    if text.startswith("~"):
+        return f"found {shown(text)}; ~ is not expanded here: write an absolute path"
+    if override or Path(os.path.normpath(text)).parts[:1] != (os.pardir,):
+        return ""
+    way = f"give an absolute path, or override it on the command line: {dotted(location)}=PATH"
+    return f"{shown(text)} leaves the recipe's folder; {way}"
+
+
+def require_inputs(document: Document, folder: Path) -> None:
+    """Report every file and folder to be read that is not there."""
+    for location, what in _paths(document.root):
+        node = find(document.root, location)
+        if what == "output" or not isinstance(node, Scalar) or _refusal(str(node.value), location, node.place.override):
+            continue
+        path = folder / str(node.value)
+        try:
+            there = path.is_dir() if what == "folder" else path.is_file()
+        except OSError:  # a name that the system cannot even look up
+            there = False
+        if not there:
+            wrong = "is not a" if path.exists() else "there is no such"
+            way = "" if node.place.override else f"; override it with {dotted(location)}=PATH"
+            document.report_at(location, f"{wrong} {what} {shown(str(path), 200)}{way}")
+
+
+def require_apart(document: Document, folder: Path, output_dir: str, name: str) -> None:
+    """Refuse an output folder that is the folder of the model, its weights or the data, or lies in a folder of images."""
+    outputs = {Path(os.path.normpath(folder / output_dir / last)) for last in (".", name)}
+    for location, what in _paths(document.root):
+        node = find(document.root, location)
+        if what == "output" or not isinstance(node, Scalar) or not node.value:
+            continue
+        path = Path(os.path.normpath(folder / str(node.value)))
+        home = path if what == "folder" else path.parent
+        inside = what == "folder" and any(home in output.parents for output in outputs)
+        if home in outputs or inside:
+            document.report_at(
+                ("output_dir",),
+                f"{shown(output_dir)} holds {dotted(location)} ({node.value}); results need a folder of their own",
+            )
+
+
+def _paths(root: Node) -> Iterator[tuple[Location, What]]:
+    """Every path that is given as text, and what it should lead to."""
+    candidates: list[tuple[Location, What]] = [
+        (("output_dir",), "output"),
+        (("cache_dir",), "output"),
+        (("model", "path"), "file"),
+        (("model", "weights"), "file"),
+    ]
+    for split in _SPLITS:
+        candidates += [
+            (("data", split, "arrays"), "file"),
+            (("data", split, "arrays", "path"), "file"),
+            (("data", split, "folder"), "folder"),
+            (("data", split, "csv"), "file"),
+            (("data", split, "csv", "path"), "file"),
+            (("data", split, "csv", "root"), "folder"),
+            (("data", split, "tar"), "file"),
+            (("data", split, "tar", "path"), "file"),
+            (("data", split, "torchvision", "root"), "folder"),
+        ]
+    for location, what in candidates:
+        node = find(root, location)
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            yield location, what
+
+
+def _with(node: Node, location: Location, value: Node) -> Node:
+    if not location:
+        return value
+    part = location[0]
+    if isinstance(node, Entries):
+        return node.having(str(part), _with(node.entries[str(part)][1], location[1:], value))
+    assert isinstance(node, Items)
+    assert isinstance(part, int)
+    return Items((*node.items[:part], _with(node.items[part], location[1:], value), *node.items[part + 1 :]), node.place)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import time
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from accel.benchmarks.statistics import (
+    discardable,
+    early_stopping_percentile,
+    latency,
+    noise,
+    ratio,
+    speedup,
+    turn_medians,
+)
+
+Floats = NDArray[np.float64]
+PROCESS_SD = 0.006  # two processes of one model, measured (DESIGN.md, "Timing")
+
+
+def simulated(generator: np.random.Generator, kind: str, restarts: int, rounds: int) -> Floats:
+    """Turn medians in nanoseconds of one row: what its process is like, times what each round is like."""
+    process = generator.normal(0, PROCESS_SD, (restarts, 1))
+    if kind == "spikes":  # one turn in seven loses 20 % on average to a neighbour
+        struck = generator.random((restarts, rounds)) < 0.15
+        turn = generator.normal(0, 0.004, (restarts, rounds)) + struck * generator.exponential(0.2, (restarts, rounds))
+    elif kind == "heavy tails":  # variance barely finite
+        turn = 0.01 * generator.standard_t(2.1, (restarts, rounds))
+    else:
+        turn = generator.normal(0, 0.002, (restarts, rounds))
+    return np.asarray(1e6 * np.exp(process + turn))
+
+
+def drift(generator: np.random.Generator, restarts: int, rounds: int) -> Floats:
+    """What the machine does to all rows of a round alike: frequency drift, and now and then a storm."""
+    storm = (generator.random((restarts, rounds)) < 0.1) * generator.exponential(0.3, (restarts, rounds))
+    return np.asarray(np.exp(np.cumsum(generator.normal(0, 0.005, (restarts, rounds)), axis=1) + storm))
+
+
+@pytest.mark.parametrize("kind", ["quiet", "heavy tails", "spikes"])
+@pytest.mark.parametrize(("restarts", "rounds"), [(5, 6), (10, 6)])
+def test_interval_holds_the_truth_19_times_in_20(kind: str, restarts: int, rounds: int) -> None:
+    generator = np.random.default_rng(2026)
+    held = 0
+    simulations = 200
+    truth = 2.0
+    for _ in range(simulations):
+        common = drift(generator, restarts, rounds)
+        slow = truth * common * simulated(generator, kind, restarts, rounds)
+        found = ratio(slow, common * simulated(generator, kind, restarts, rounds), resamples=1000)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= truth <= found.high
+    assert 0.90 <= held / simulations <= 0.99
+
+
+def percentile_bootstrap(logs: Floats, generator: np.random.Generator, two_level: bool) -> tuple[float, float]:
+    """The two simpler intervals that DESIGN.md and benchmarks/README.md argue against."""
+    restarts, rounds = logs.shape
+    shape = (500, restarts, 1)
+    which = generator.integers(restarts, size=shape) if two_level else np.broadcast_to(np.arange(restarts)[:, None], shape)
+    when = generator.integers(rounds, size=(500, restarts, rounds))
+    low, high = np.quantile(np.median(logs[which, when], axis=2).mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("two_level", [False, True])
+def test_simpler_intervals_would_not_hold_it(two_level: bool) -> None:
+    """Fails if the simulation were too tame to tell a good interval from a bad one."""
+    generator = np.random.default_rng(5)
+    held = 0
+    for _ in range(200):
+        logs = np.log(simulated(generator, "quiet", 5, 6)) - np.log(simulated(generator, "quiet", 5, 6))
+        low, high = percentile_bootstrap(logs, generator, two_level)
+        held += low <= 0 <= high
+    assert held / 200 < (0.90 if two_level else 0.5)
+
+
+def test_median_of_paired_rounds_varies_less_than_unpaired_or_averaged_figures() -> None:
+    """Why the point estimate is what it is: under storms that hit both rows of a round, and spikes that hit one."""
+    generator = np.random.default_rng(3)
+    errors: dict[str, list[float]] = {"paired median": [], "ratio of medians": [], "ratio of means": [], "paired mean": []}
+    for _ in range(300):
+        common = drift(generator, 5, 6)
+        ours = common * simulated(generator, "spikes", 5, 6)
+        theirs = common * simulated(generator, "spikes", 5, 6)
+        errors["paired median"].append(np.log(ratio(ours, theirs, resamples=2).value))
+        errors["ratio of medians"].append(float(np.log(np.median(ours) / np.median(theirs))))
+        errors["ratio of means"].append(float(np.log(ours.mean() / theirs.mean())))
+        errors["paired mean"].append(float(np.mean(np.log(ours) - np.log(theirs))))
+    spread = {name: float(np.std(found)) for name, found in errors.items()}
+    assert min(spread, key=lambda name: spread[name]) == "paired median", spread
+
+
+def test_bootstrap_is_quick() -> None:
+    generator = np.random.default_rng(0)
+    ours, theirs = (simulated(generator, "quiet", 5, 12) for _ in range(2))
+    ratio(ours, theirs)
+    started = time.process_time()
+    ratio(ours, theirs)
+    assert time.process_time() - started < 0.3
+
+
+TIMES = st.lists(st.lists(st.integers(1, 10**10), min_size=5, max_size=5), min_size=5, max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TIMES, TIMES)
+def test_ratio_is_inside_its_interval_and_turns_over(ours: list[list[int]], theirs: list[list[int]]) -> None:
+    a, b = np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
+    forth, back = ratio(a, b, resamples=200), ratio(b, a, resamples=200)
+    assert forth.low is not None
+    assert forth.high is not None
+    assert back.low is not None
+    assert back.high is not None
+    assert 0 < forth.low <= forth.value <= forth.high
+    assert forth.value * back.value == pytest.approx(1)
+    assert forth.low * back.high == pytest.approx(1)
+    assert forth.high * back.low == pytest.approx(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TIMES, st.floats(0.01, 100))
+def test_ratio_follows_the_scale(times: list[list[int]], factor: float) -> None:
+    base = np.array(times, dtype=np.float64) + 1e3
+    found = ratio(base * factor * 1e3, base * 1e3, resamples=50)
+    assert found.value == pytest.approx(factor)
+    assert found.low == pytest.approx(factor)
+    assert found.high == pytest.approx(factor)
+
+
+def test_no_interval_from_fewer_than_five_restarts() -> None:
+    found = ratio(np.full((4, 6), 2e6), np.full((4, 6), 1e6))
+    assert found.value == pytest.approx(2)
+    assert (found.low, found.high) == (None, None)
+
+
+def test_clock_that_stood_still_divides_by_nothing() -> None:  # fault 49
+    still = ratio(np.zeros((5, 5)), np.zeros((5, 5)))
+    assert (still.low, still.value, still.high) == (1, 1, 1)
+    assert np.isfinite(ratio(np.full((5, 5), 1e6), np.zeros((5, 5))).value)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (6, 5), (0, 5)])
+def test_timings_that_do_not_pair_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="cannot be paired"):
+        ratio(np.ones(shape), np.ones((5, 5)) if shape[0] else np.ones(shape))
+
+
+# -- percentiles
+
+
+@pytest.mark.parametrize(
+    ("percentile", "none", "first", "five"), [(0.9, 44, 64, 127), (0.95, 90, 130, 259), (0.99, 459, 662, 1307)]
+)
+def test_counts_are_mlperfs(percentile: float, none: int, first: int, five: int) -> None:
+    for queries, allowed in ((none, 0), (first, 1), (five, 5)):
+        assert discardable(queries, percentile) == allowed
+        assert discardable(queries - 1, percentile) == allowed - 1
+
+
+def test_counts_are_the_largest_that_the_binomial_allows() -> None:
+    for queries in (64, 100, 333, 500):
+        allowed = discardable(queries, 0.9)
+        tail = [sum(comb(queries, k) * 0.1**k * 0.9 ** (queries - k) for k in range(t + 1)) for t in (allowed, allowed + 1)]
+        assert tail[0] <= 0.01 < tail[1]
+
+
+@pytest.mark.parametrize(("percentile", "queries"), [(0.9, 64), (0.99, 662)])
+def test_percentile_needs_its_count(percentile: float, queries: int) -> None:
+    samples = np.arange(1, queries + 1)
+    assert early_stopping_percentile(samples[:-1], percentile) is None
+    assert early_stopping_percentile(samples, percentile) == queries  # t = 1: the largest of all
+
+
+def test_percentile_discards_the_largest() -> None:
+    assert early_stopping_percentile(np.arange(1, 128), 0.9) == 127 - 4  # t = 5
+
+
+def test_percentile_is_an_upper_bound_99_times_in_100() -> None:
+    generator = np.random.default_rng(0)
+    true = -np.log(0.1)
+    above = sum((early_stopping_percentile(generator.exponential(1, 300), 0.9) or 0) >= true for _ in range(1000))
+    assert above >= 985
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=900))
+@settings(max_examples=80, deadline=None)
+def test_percentiles_are_ordered(samples: list[int]) -> None:
+    p50, p90, p99 = (early_stopping_percentile(samples, p) for p in (0.5, 0.9, 0.99))
+    assert (p50 is None) == (not samples)
+    if p50 is not None:
+        assert min(samples) <= p50
+    if p90 is not None:
+        assert p50 is not None
+        assert p50 <= p90 <= max(samples)
+    if p99 is not None:
+        assert p90 is not None
+        assert p90 <= p99 <= max(samples)
+
+
+# -- rows
+
+
+def turns(nanoseconds: int, queries: int = 20) -> list[list[list[int]]]:
+    return [[[nanoseconds + query for query in range(queries)] for _ in range(5)] for _ in range(5)]
+
+
+def test_latency_of_a_row() -> None:
+    found = latency(turns(1_000_000), batch_size=1, threads=2)
+    assert (found.queries, found.restarts, found.rounds, found.threads) == (500, 5, 5, 2)
+    assert found.p50_ms == pytest.approx(1.0000095)
+    assert found.min_ms == pytest.approx(1.0)
+    assert found.p90_ms is not None
+    assert found.p99_ms is None
+
+
+def test_speedup_is_above_one_for_the_faster_row() -> None:
+    found = speedup(turns(1_000_000), "fp32", turns(2_000_000))
+    assert found.vs == "fp32"
+    assert found.ratio.value == pytest.approx(2, rel=1e-4)
+
+
+def test_noise_is_quiet_for_the_same_figures_and_noisy_beside_one() -> None:
+    same = turns(1_000_000)
+    assert noise("int8", same, same).verdict == "quiet"
+    assert noise("int8", same, turns(1_020_000)).verdict == "noisy"
+    wild = [[[int(1e6 * (1 + 0.1 * restart))] for _ in range(5)] for restart in range(5)]
+    assert noise("int8", same, wild).verdict == "noisy"
+    assert noise("int8", same[:3], same[:3]).verdict == "noisy"  # no interval, no quiet
+
+
+@pytest.mark.parametrize("wrong", [[[[1], [1]], [[1]]], [[[1], []]], []], ids=["uneven", "empty turn", "nothing"])
+def test_uneven_turns_are_refused(wrong: list[list[list[int]]]) -> None:
+    with pytest.raises(ValueError, match="same number of rounds"):
+        turn_medians(wrong)

@@ -1,0 +1,153 @@
+"""A small project of a user: a network, its data and a recipe, and the command line run as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+NETWORK = '''
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(x + self.bn2(self.conv2(y)))
+
+
+class Net(nn.Module):
+    def __init__(self, channels=16):
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.block = Block(channels)
+        self.head = nn.Linear(channels, 4)
+
+    def forward(self, x):
+        return self.head(self.block(torch.relu(self.stem(x))).mean((2, 3)))
+
+
+def net(channels=16):
+    print("user code prints to standard output")
+    torch.manual_seed(7)
+    return Net(channels)
+'''
+
+RECIPE = """\
+version: 1
+name: small
+seed: 3
+about: {version: "1.2", author: A Person, description: four kinds of noise}
+model:
+  factory: network.py:net
+  inputs:
+    - {name: image, shape: [batch, 3, 24, 24], dtype: float32}
+task:
+  type: image_classification
+  metrics: [top1]
+  classes: [circle, square, "<b>bold</b>", star]
+  preprocess: {color: rgb, mean: [0.5], std: [0.25]}
+data:
+  calibration: {arrays: {path: images.npz}, num_samples: 32}
+  validation: {arrays: {path: images.npz}, skip: 32}
+passes:
+  - type: export_onnx
+  - {type: simplify, allow_noop: true}
+  - type: quantize
+    approach: static
+targets:
+  - {name: ort, backend: onnxruntime}
+  - {name: ov, backend: openvino}
+benchmark: {min_duration_s: 0.5, min_iterations: 50}
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a recipe, and an ``accel`` whose cache and home lie beside it."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out" / "small"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / ".cache"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST"))}
+        return {**kept, "HOME": str(self.folder), "XDG_CACHE_HOME": str(self.cache), "OMP_NUM_THREADS": "1", **more}
+
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "accel", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self.environment(**more),
+        )
+
+    def accel(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **more)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def rewrite(self, old: str, new: str) -> None:
+        text = self.recipe.read_text(encoding="utf-8")
+        assert old in text, f"{old!r} is not in the recipe"
+        self.recipe.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def make_project(folder: Path) -> Project:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "network.py").write_text(NETWORK)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    generator = np.random.default_rng(0)
+    labels = np.arange(96) % 4
+    images = generator.integers(0, 120, (96, 24, 24, 3)) + labels[:, None, None, None] * 40
+    np.savez(folder / "images.npz", inputs=images.astype(np.uint8), labels=labels.astype(np.int64))
+    return Project(folder)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path / "a project")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose recipe has run once, without measuring. Read it only."""
+    project = make_project(tmp_path_factory.mktemp("finished") / "a project")
+    done = project.accel("optimize", "recipe.yaml", "--no-benchmark")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose recipe has run once, measured. Read it only."""
+    project = make_project(tmp_path_factory.mktemp("measured") / "a project")
+    done = project.accel("optimize", "recipe.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    (project.folder / "stdout.json").write_text(done.stdout)
+    return project
