@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -79,6 +81,17 @@ def load_(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     module.load_state_dict(dict(state), strict=False)  # compared above, ties allowed
 
 
+def require_values(module: nn.Module) -> None:
+    """ModelFault for a parameter or buffer without values or shape: of a lazy layer, or on the meta device."""
+    import torch
+
+    for key, value in (*module.named_parameters(), *module.named_buffers()):
+        if torch.nn.parameter.is_lazy(value):
+            raise ModelFault(f"{key!r} has no shape yet (a lazy layer): run the module once in its factory")
+        if value.is_meta:
+            raise ModelFault(f"{key!r} is on the meta device and has no values; build the module on the CPU")
+
+
 def require_finite(module: nn.Module) -> list[str]:
     """ModelFault naming the first parameter or buffer with NaN or Inf; gives notes on weights that are all zero.
 
@@ -89,10 +102,6 @@ def require_finite(module: nn.Module) -> list[str]:
     notes = []
     for kind, named in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for key, value in named:
-            if torch.nn.parameter.is_lazy(value):
-                raise ModelFault(f"{kind} {key!r} has no shape yet (a lazy layer): run the module once in its factory")
-            if value.is_meta:
-                raise ModelFault(f"{kind} {key!r} is on the meta device and has no values; build the module on the CPU")
             if not (value.is_floating_point() or value.is_complex()) or value.numel() == 0:
                 continue
             finite = torch.isfinite(value.detach())
@@ -144,12 +153,13 @@ def _unpickled(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what matters is whether it can be read
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|Unsupported global: ?([\w.]+)|Unsupported class ([\w.]+)", str(error))
-        if found is None and "Unsupported" not in str(error):
+        name = _refused_name(path, str(error))
+        if name is None:
             raise ModelFault(f"{path.name}: not a state dict, or damaged") from None
-        name = next((group for group in found.groups() if group), "other objects") if found else "other objects"
         raise SafetyRefusal(_refusal(path, name)) from None
     except MemoryError:
         raise ModelFault(f"{path.name}: asks for more memory than there is") from None
@@ -158,6 +168,31 @@ def _unpickled(path: Path) -> Any:
         raise ModelFault(
             f"{path.name}: a damaged or truncated checkpoint: {text[0] if text else type(error).__name__}"
         ) from None
+
+
+def _refused_name(path: Path, message: str) -> str | None:
+    """The first thing that torch would not load; None where the bytes are no pickle at all.
+
+    torch does not know every pickle protocol and then names nothing; the stream is looked through without running it.
+    """
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    if found is not None:
+        return found.group(1)
+    if "Can only " in message:
+        return "other objects"
+    strings: list[str] = []
+    try:
+        with path.open("rb") as stream:
+            for operation, argument, _ in pickletools.genops(stream):
+                if operation.name in ("GLOBAL", "INST"):
+                    return str(argument).replace(" ", ".")
+                if operation.name == "STACK_GLOBAL":
+                    return ".".join(strings[-2:])
+                if isinstance(argument, str):
+                    strings = [*strings[-1:], argument]
+    except (ValueError, IndexError, EOFError, OverflowError):
+        return None
+    return None
 
 
 def _refusal(path: Path, name: str) -> str:

@@ -96,7 +96,7 @@ def trimmed(error: BaseException, folder: Path) -> str:
     """The traceback with only the frames of files inside ``folder``, or, where there are none, the innermost frame."""
     root = folder.resolve()
     frames = traceback.extract_tb(error.__traceback__)
-    kept = [frame for frame in frames if _inside(Path(frame.filename), root)]
+    kept = [frame for frame in frames if _inside(Path(frame.filename), root) and "site-packages" not in frame.filename]
     if not kept and frames and not isinstance(error, SyntaxError):
         kept = [frames[-1]]
     text = "".join(traceback.format_list(kept) + traceback.format_exception_only(error))
@@ -251,12 +251,17 @@ def _first_on_path(folder: Path) -> Iterator[None]:
 
 
 def _from_folder(names: set[str], folder: Path) -> tuple[str, ...]:
-    def lies_inside(name: str) -> bool:
-        module = sys.modules.get(name)
-        places = [getattr(module, "__file__", None), *list(getattr(module, "__path__", []))]
-        return any(place is not None and _inside(Path(place), folder) for place in places)
+    """Those of ``names`` that were found in ``folder`` itself: not what lies in a virtual environment somewhere below it."""
 
-    return tuple(sorted(name for name in names if lies_inside(name)))
+    def beside(top: str) -> bool:
+        module = sys.modules.get(top)
+        file = getattr(module, "__file__", None)
+        places = [Path(file)] if file is not None else [Path(place) for place in getattr(module, "__path__", [])]
+        packages = {folder / top / "__init__.py", folder / top, folder / f"{top}.py"}
+        return bool(places) and places[0] in packages
+
+    tops = {top for top in {name.partition(".")[0] for name in names} if top != "accel" and beside(top)}
+    return tuple(sorted(name for name in names if name.partition(".")[0] in tops))
 
 
 def _forget_others(folder: Path) -> None:

@@ -89,3 +89,32 @@ def _dtype(port: ElementTree.Element | None, path: Path) -> str:
     if precision not in _DTYPES:
         raise ModelFault(f"{path.name}: element type {precision!r} is not one this version knows")
     return _DTYPES[precision]
+
+
+def require_finite(path: Path) -> None:
+    """ModelFault naming the first constant with NaN, or with Inf among other values, or whose bytes the ``.bin`` lacks.
+
+    OpenVINO itself runs on and may hide a NaN behind a ReLU (measured).
+    """
+    from accel.onnx_tensors import Extent, health, stored
+
+    weights = weights_of(path).resolve()
+    size = weights.stat().st_size
+    kinds = {"f32": "FLOAT", "f16": "FLOAT16", "bf16": "BFLOAT16", "f64": "DOUBLE"}
+    for layer in layers(path).iterfind("layers/layer[@type='Const']"):
+        data = layer.find("data")
+        name = layer.get("name", "")
+        try:
+            place = Extent(weights, int(data.get("offset", "")), int(data.get("size", ""))) if data is not None else None
+        except ValueError:
+            place = None
+        if data is None or place is None or place.offset < 0 or place.length < 0 or place.offset + place.length > size:
+            raise ModelFault(
+                f"{path.name}: constant {name!r} is not inside {weights.name} ({size} bytes); one of the two is damaged"
+            )
+        kind = kinds.get(data.get("element_type", ""))
+        if kind is None or place.length % {"FLOAT": 4, "DOUBLE": 8}.get(kind, 2):
+            continue
+        state = health(kind, stored(place, name))
+        if state.nan or (state.infinite and not state.mask_like):
+            raise ModelFault(f"{path.name}: constant {name!r} holds {'NaN' if state.nan else 'Inf'}")

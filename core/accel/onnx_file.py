@@ -115,7 +115,8 @@ def digest(path: Path) -> str:
 def require_finite(path: Path) -> None:
     """ModelFault naming the first tensor that holds NaN or Inf; an attention mask of 0 and -inf passes."""
     if path.suffix == ".xml":
-        return  # an IR is written from an ONNX file that has passed
+        ir_file.require_finite(path)
+        return
     for found in tensors(parse(path)):
         require_finite_tensor(found, path.parent)
 
@@ -128,6 +129,7 @@ def check(path: Path) -> list[str]:
     """
     read(path)
     if path.suffix == ".xml":
+        ir_file.require_finite(path)
         return []
     import onnx
 

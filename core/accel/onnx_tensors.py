@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,15 +209,14 @@ class Health:
     denormals: int
 
 
-def health(found: Found, folder: Path) -> Health:
-    """Read a float tensor once, in pieces of 16 MiB."""
+def health(kind: str, pieces: Iterable[NDArray[np.uint8]]) -> Health:
+    """Look at the bytes of a float tensor once. ``kind``: ONNX's name of its type."""
     import numpy as np
 
-    kind = type_name(found.tensor.data_type)
     nan = infinite = False
     zeros_only = True
     denormals = 0
-    for piece in _pieces(found, folder):
+    for piece in pieces:
         if kind in _WIDE:
             values: NDArray[np.generic] = piece.view(_WIDE[kind])
             finite = np.isfinite(values)
@@ -254,19 +253,7 @@ def _pieces(found: Found, folder: Path) -> Iterator[NDArray[np.uint8]]:
     tensor = found.tensor
     if is_external(tensor):
         place = extent(tensor, found.name, folder)
-        # The check above and this open are two looks at the name; the flag closes the gap between them.
-        handle = os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as stream:
-            stream.seek(place.offset)
-            left = place.length
-            while left > 0:
-                block = stream.read(min(left, _CHUNK_BYTES))
-                if not block:
-                    raise ModelFault(
-                        f"tensor {found.name!r}: its external data ended early; the file changed while it was read"
-                    )
-                left -= len(block)
-                yield np.frombuffer(block, np.uint8)
+        yield from stored(place, found.name)
         return
     if tensor.HasField("raw_data"):
         whole = np.frombuffer(tensor.raw_data, np.uint8)
@@ -282,6 +269,23 @@ def _pieces(found: Found, folder: Path) -> Iterator[NDArray[np.uint8]]:
         yield whole[start : start + _CHUNK_BYTES]
 
 
+def stored(place: Extent, name: str) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of an extent, in pieces; ModelFault if the file is shorter than when it was checked."""
+    import numpy as np
+
+    # The check of the path and this open are two looks at a name; the flag closes the gap between them.
+    handle = os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        stream.seek(place.offset)
+        left = place.length
+        while left > 0:
+            block = stream.read(min(left, _CHUNK_BYTES))
+            if not block:
+                raise ModelFault(f"tensor {name!r}: its data in {place.path.name} ended early")
+            left -= len(block)
+            yield np.frombuffer(block, np.uint8)
+
+
 def require_finite_tensor(found: Found, folder: Path) -> Health | None:
     """ModelFault where a float tensor holds NaN, or an infinity that is no mask; its Health otherwise, None for integers.
 
@@ -289,7 +293,7 @@ def require_finite_tensor(found: Found, folder: Path) -> Health | None:
     """
     if not is_float(found.tensor):
         return None
-    state = health(found, folder)
+    state = health(type_name(found.tensor.data_type), _pieces(found, folder))
     if state.nan:
         raise ModelFault(f"tensor {found.name!r} holds NaN; the training that made it diverged, or the file is damaged")
     if state.infinite and not (state.mask_like and _WEIGHTED.isdisjoint(found.readers)):

@@ -135,6 +135,10 @@ def _make(origin: Origin, policy: ImportPolicy, seed: int) -> nn.Module:
         module = factory(**kwargs)
     if not isinstance(module, torch.nn.Module):
         raise ModelFault(f"{what} returned a {type(module).__name__}, not a torch.nn.Module")
+    try:
+        checkpoint.require_values(module)
+    except ModelFault as error:
+        raise ModelFault(f"{what}: {error}") from None
     return module
 
 

@@ -79,16 +79,18 @@ def test_what_compiles_but_does_not_run_is_a_fault_too(runtime: str, tmp_path: P
     """Two rows do not broadcast to five, and that there are two is known only with the data."""
     pytest.importorskip(runtime)
     nodes = [
-        helper.make_node("Constant", [], ["c"], name="five/Constant", value=numpy_helper.from_array(np.ones((5, 3), np.float32))),
+        helper.make_node(
+            "Constant", [], ["c"], name="five/Constant", value=numpy_helper.from_array(np.ones((5, 3), np.float32))
+        ),
         helper.make_node("Add", ["x", "c"], ["y"], name="layer1/Add"),
     ]
     path = write(tmp_path / "net.onnx", nodes)
     backend = catalog.backend(runtime)
-    with (
-        backend.compile(OnnxModel(path=path, signature=SIGNATURE), Target(name="t", backend=runtime), tmp_path) as runner,
-        pytest.raises(BackendFault, match=rf"^net\.onnx: {runtime} failed while running: \w"),
-    ):
-        runner({"x": np.zeros((2, 3), np.float32)})
+    with backend.compile(OnnxModel(path=path, signature=SIGNATURE), Target(name="t", backend=runtime), tmp_path) as runner:
+        for _ in range(2):
+            with pytest.raises(BackendFault, match=rf"^net\.onnx: {runtime} failed while running: \w"):
+                runner({"x": np.zeros((2, 3), np.float32)})
+            np.testing.assert_array_equal(runner({"x": np.ones((5, 3), np.float32)})[0], np.full((5, 3), 2.0))
 
 
 def test_noise_is_cut_and_length_bounded() -> None:

@@ -30,7 +30,15 @@ def row(name: str, role: str, backend: str, p50: float, **fields: object) -> Row
         "precision": Precision(float_precision="fp32", quantized_operators=0, int8_operators=0, operators={"Conv": 17}),
         "metrics": [Metric(name="top1", value=0.985, n=1000)],
         "latency": Latency(
-            batch_size=1, threads=1, queries=900, restarts=5, rounds=6, p50_ms=p50, p90_ms=p50 * 1.1, p99_ms=None, min_ms=p50 * 0.9
+            batch_size=1,
+            threads=1,
+            queries=900,
+            restarts=5,
+            rounds=6,
+            p50_ms=p50,
+            p90_ms=p50 * 1.1,
+            p99_ms=None,
+            min_ms=p50 * 0.9,
         ),
         "size_bytes": 1_170_000,
         "gzip_bytes": 1_080_000,

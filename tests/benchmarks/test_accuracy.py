@@ -114,7 +114,8 @@ def test_rows_of_metrics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (10**6, 1.95997)]
+    ("freedom", "quantile"),
+    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (10**6, 1.95997)],
 )
 def test_student_quantile(freedom: int, quantile: float) -> None:
     assert student_95(freedom) == pytest.approx(quantile, abs=2e-5)

@@ -7,13 +7,24 @@ from accel.report import Estimate, Metric, Precision
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0412345, "0.0412 ms"), (0.412, "0.412 ms"), (8.56, "8.56 ms"), (25.44, "25.4 ms"), (131.2, "131 ms"), (None, "–"), (0, "0 ms")]
-)  # fmt: skip
+    ("value", "text"),
+    [
+        (0.0412345, "0.0412 ms"),
+        (0.412, "0.412 ms"),
+        (8.56, "8.56 ms"),
+        (25.44, "25.4 ms"),
+        (131.2, "131 ms"),
+        (None, "–"),
+        (0, "0 ms"),
+    ],
+)
 def test_milliseconds(value: float | None, text: str) -> None:
     assert figures.milliseconds(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (314_123, "314 kB"), (1_170_000, "1.17 MB"), (None, "–")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (314_123, "314 kB"), (1_170_000, "1.17 MB"), (None, "–")]
+)
 def test_size(value: int | None, text: str) -> None:
     assert figures.size(value) == text
 

@@ -52,7 +52,9 @@ def test_rows_of_one_name_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"restarts": 4}, {"rounds": 4}, {"turn_s": -1.0}, {"turn_queries": 0}], ids=["restarts", "rounds", "time", "queries"]
+    "wrong",
+    [{"restarts": 4}, {"rounds": 4}, {"turn_s": -1.0}, {"turn_queries": 0}],
+    ids=["restarts", "rounds", "time", "queries"],
 )
 def test_a_schedule_that_cannot_give_an_interval_is_refused(wrong: dict[str, float]) -> None:
     fields = {"rows": ("a",), "restarts": 5, "rounds": 5, "turn_s": 0.1, "turn_queries": 1, "seed": 0}

@@ -86,8 +86,13 @@ def test_injection_is_harmless(report: Report, terminal: bool, width: int) -> No
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_rows_that_were_not_measured(report: Report, terminal: bool) -> None:
-    rows = [report.rows[2].model_copy(update={"status": status, "reason": "no NPU", "name": status}) for status in ("skipped", "failed")]
-    built = report.rows[2].model_copy(update={"status": "built", "latency": None, "metrics": [], "speedups": [], "name": "bare"})
+    rows = [
+        report.rows[2].model_copy(update={"status": status, "reason": "no NPU", "name": status})
+        for status in ("skipped", "failed")
+    ]
+    built = report.rows[2].model_copy(
+        update={"status": "built", "latency": None, "metrics": [], "speedups": [], "name": "bare"}
+    )
     text = without_colour(printed(report.model_copy(update={"rows": [*rows, built]}), 160, terminal=terminal))
     assert "skipped: no NPU" in text
     assert "failed: no NPU" in text

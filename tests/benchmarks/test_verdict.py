@@ -103,7 +103,9 @@ def test_noise_is_said(measured: list[Row], state: str, said: bool) -> None:
     assert ("noisy" in verdict(measured, noise).text) == said
 
 
-@pytest.mark.parametrize("module", ["verdict", "markdown", "terminal", "manifest", "snippet", "schedule", "environment", "size"])
+@pytest.mark.parametrize(
+    "module", ["verdict", "markdown", "terminal", "manifest", "snippet", "schedule", "environment", "size"]
+)
 def test_light(module: str) -> None:
     """What the command line imports brings no numpy, torch or runtime."""
     code = (

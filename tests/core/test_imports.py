@@ -183,6 +183,23 @@ def test_two_folders_with_a_file_of_one_name(tmp_path: Path) -> None:
     assert str(policies[0].folder) not in sys.path
 
 
+def test_libraries_below_the_folder_are_not_its_files(
+    policy: ImportPolicy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = "venv/lib/site-packages/accel_test_library"
+    write(policy, f"{library}/__init__.py", "def fail(): raise ValueError")
+    monkeypatch.syspath_prepend(str((policy.folder / library).parent))
+    write(policy, "model.py", "import accel_test_library\ndef build(): accel_test_library.fail()\n")
+    build = load("model.py:build", policy)
+    with pytest.raises(ModelFault) as caught, running("model.py:build", policy):
+        build()
+    assert "site-packages" not in str(caught.value)
+    other = ImportPolicy(tmp_path / "other")
+    write(other, "model.py", "def build(): ...\n")
+    load("model.py:build", other)
+    assert "accel_test_library" in sys.modules
+
+
 def test_one_module_for_two_names_and_a_new_one_after_an_edit(policy: ImportPolicy) -> None:
     write(policy, "model.py", "class A: ...\nclass B(A): ...\n")
     first, second = load("model.py:A", policy), load("model.py:B", policy)
@@ -196,10 +213,10 @@ def test_one_module_for_two_names_and_a_new_one_after_an_edit(policy: ImportPoli
 def test_a_failed_import_leaves_nothing_behind(policy: ImportPolicy) -> None:
     write(policy, "accel_test_half.py", "")
     write(policy, "model.py", "import accel_test_half\nraise ValueError\n")
-    path, modules = list(sys.path), set(sys.modules)
+    modules = set(sys.modules)
     with pytest.raises(ModelFault):
         load("model.py:build", policy)
-    assert sys.path == path
+    assert str(policy.folder) not in sys.path
     assert not {name for name in set(sys.modules) - modules if "accel_test" in name or "_accel_user_" in name}
 
 

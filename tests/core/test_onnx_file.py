@@ -443,6 +443,14 @@ def test_an_ir_is_read_without_a_runtime(tmp_path: Path) -> None:
     assert (signature.inputs[0].name, signature.inputs[0].shape, signature.inputs[0].dtype) == ("x", ("batch", 4), "float32")
     assert (signature.outputs[0].name, signature.outputs[0].shape) == ("y", ("batch", 3))
     assert files(path) == (path, tmp_path / "m.bin")
+    assert check(path) == []
+    weights = (tmp_path / "m.bin").read_bytes()
+    (tmp_path / "m.bin").write_bytes(np.float32(np.nan).tobytes() + weights[4:])
+    with pytest.raises(ModelFault, match="'w' holds NaN"):
+        require_finite(path)
+    (tmp_path / "m.bin").write_bytes(weights[:20])
+    with pytest.raises(ModelFault, match=r"'w' is not inside m\.bin"):
+        check(path)
     (tmp_path / "m.bin").unlink()
     with pytest.raises(ModelFault, match=r"m\.bin"):
         read(path)

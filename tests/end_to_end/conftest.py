@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-NETWORK = '''
+NETWORK = """
 import torch
 from torch import nn
 
@@ -44,7 +45,7 @@ def net(channels=16):
     print("user code prints to standard output")
     torch.manual_seed(7)
     return Net(channels)
-'''
+"""
 
 RECIPE = """\
 version: 1
@@ -127,6 +128,12 @@ def make_project(folder: Path) -> Project:
     images = generator.integers(0, 120, (96, 24, 24, 3)) + labels[:, None, None, None] * 40
     np.savez(folder / "images.npz", inputs=images.astype(np.uint8), labels=labels.astype(np.int64))
     return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def new_project() -> Callable[[Path], Project]:
+    """Makes a project in a folder."""
+    return make_project
 
 
 @pytest.fixture

@@ -65,21 +65,22 @@ class Shipped:
                 count += len(answers)
         return right / count, count
 
+    @staticmethod
+    def multiply_adds(module: nn.Module, *shape: int) -> float:
+        """Of the convolutions and matrix products for one input."""
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            module(torch.zeros(shape))
+        return float(counter.get_total_flops()) / 2
 
-def multiply_adds(module: nn.Module, *shape: int) -> float:
-    """Of the convolutions and matrix products for one input."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module(torch.zeros(shape))
-    return counter.get_total_flops() / 2
+    @staticmethod
+    def parameters(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
 
-
-def parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
+    @staticmethod
+    def metadata(path: Path) -> dict[str, str]:
+        """Of a safetensors file."""
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_a_palette_with_transparency_loses_only_the_transparency() -> None:
 
 
 def test_sixteen_bits_are_refused_not_clipped() -> None:
-    with pytest.raises(DataFault, match="x: more than 8 bits a channel .*convert it to 8 bits"):
+    with pytest.raises(DataFault, match=r"x: more than 8 bits a channel .*convert it to 8 bits"):
         decode_bytes(encoded(Image.fromarray(np.full((2, 2), 40000, np.uint16))), "x")
 
 

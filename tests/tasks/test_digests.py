@@ -47,20 +47,20 @@ def rewrite_arrays(folder: Path) -> None:
     np.savez(folder / "data.npz", inputs=np.ones((3, 4, 4), np.uint8), labels=np.arange(3))
 
 
-CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
+CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "arrays-bytes": ("arrays", rewrite_arrays),
     "folder-bytes": ("folder", lambda folder: write_image(folder / "images/a/0.png", 99)),
     "folder-added": ("folder", lambda folder: write_image(folder / "images/a/9.png", 9)),
     "folder-removed": ("folder", lambda folder: (folder / "images/a/0.png").unlink()),
-    "folder-moved": ("folder", lambda folder: (folder / "images/a/0.png").replace(folder / "images/b/0.png") and None),
+    "folder-moved": ("folder", lambda folder: (folder / "images/a/0.png").replace(folder / "images/b/0.png")),
     "folder-new-class": ("folder", lambda folder: write_image(folder / "images/aa/0.png", 0)),
     "csv-label": (
         "csv",
-        lambda folder: (folder / "labels.csv").write_text("file,label\nimages/a/0.png,0\nimages/b/1.png,2\n") and None,
+        lambda folder: (folder / "labels.csv").write_text("file,label\nimages/a/0.png,0\nimages/b/1.png,2\n"),
     ),
     "csv-image": ("csv", lambda folder: write_image(folder / "images/a/0.png", 99)),
-    "tar-csv-beside": ("tar", lambda folder: (folder / "labels.csv").write_text("file,label\nimages/a/0.png,0\n") and None),
-    "tar-bytes": ("tar", lambda folder: (folder / "data.tar").write_bytes((folder / "data.tar").read_bytes()[:2048]) and None),
+    "tar-csv-beside": ("tar", lambda folder: (folder / "labels.csv").write_text("file,label\nimages/a/0.png,0\n")),
+    "tar-bytes": ("tar", lambda folder: (folder / "data.tar").write_bytes((folder / "data.tar").read_bytes()[:2048])),
     "torchvision-bytes": ("torchvision", lambda folder: write_image(folder / "images/a/0.png", 99)),
 }
 

@@ -41,9 +41,9 @@ def test_labels_count_the_sorted_subfolders(pets: Path) -> None:
 def test_named_classes_decide_the_labels(pets: Path) -> None:
     assert list_folder(pets, ["dog", "horse", "cat"]).labels == (2, 2, 0, 0)
     assert list_folder(pets, ["a nice cat", "a nice dog"]).labels == (0, 0, 1, 1)
-    with pytest.raises(DataFault, match="folder 'cat' is not in task.classes, though 'dog' is"):
+    with pytest.raises(DataFault, match=r"folder 'cat' is not in task.classes, though 'dog' is"):
         list_folder(pets, ["dog", "horse"])
-    with pytest.raises(DataFault, match="2 class folders, but task.classes has 3 names"):
+    with pytest.raises(DataFault, match=r"2 class folders, but task.classes has 3 names"):
         list_folder(pets, ["x", "y", "z"])
 
 

@@ -44,5 +44,5 @@ def test_names_place_and_line_of_what_is_wrong(content: bytes, message: str) -> 
 
 
 def test_a_name_that_is_no_class_is_refused() -> None:
-    with pytest.raises(DataFault, match="label 'cow', which task.classes does not name"):
+    with pytest.raises(DataFault, match=r"label 'cow', which task.classes does not name"):
         table(b"file,label\na,cow\n", ["cat", "dog"])

@@ -89,7 +89,7 @@ def test_an_entry_that_reaches_outside_is_refused(
 
 def test_a_csv_that_names_what_is_not_there_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "d.tar", ("a.png", png(1)), ("labels.csv", b"file,label\na.png,1\n../../etc/passwd,2\n"))
-    with pytest.raises(DataFault, match="names 1 files that are not in it; the first is ../../etc/passwd"):
+    with pytest.raises(DataFault, match=r"names 1 files that are not in it; the first is ../../etc/passwd"):
         reader(path)
 
 

@@ -56,14 +56,13 @@ def _document(report: Report, room: _Room) -> str:
 
     parts = [f"# {shown(report.name)}", f"**{markdown(report.verdict.text, 4 * room.text)}**"]
     if report.warnings:
-        parts.append(_bullets([f"⚠ {shown(warning)}" for warning in report.warnings], room.notes))
+        parts.append(_bullets(report.warnings, room.notes, shown, mark="⚠ "))
     parts += _rows(report, room, shown)
     parts += _measured(report, room, shown)
     parts += _steps(report, room, shown)
-    notes = [shown(note) for note in report.notes]
-    notes += [f"{shown(row.name)}: {shown(note)}" for row in report.rows for note in row.notes]
+    notes = report.notes + [f"{row.name}: {note}" for row in report.rows for note in row.notes]
     if notes:
-        parts += ["## Notes", _folded(notes, room.notes)]
+        parts += ["## Notes", _folded(notes, room.notes, shown)]
     parts += _deployment(report, room, shown)
     parts.append(f"accel {shown(report.accel_version)}, {shown(report.created)}, recipe sha256 {shown(report.recipe_sha256)}")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -78,7 +77,7 @@ def _rows(report: Report, room: _Room, shown: Shown) -> list[str]:
     table = [_result_cells(row, report.rows, baseline, shown) for row in rows]
     head = ["row", "accuracy (difference to the reference)", "p50", "p90", "p99", "queries"]
     head += ["against the fastest FP32", "against its own FP32", "size", "gzipped", "executed precision"]
-    parts = [_table(head, table, left=2)]
+    parts = [_table(head, table, range(2, 10))]
     if len(rows) < len(report.rows):
         parts.append(f"{len(report.rows) - len(rows)} more rows in report.json.")
     details = [_detail_cells(row, shown) for row in rows if row.status in ("measured", "built")]
@@ -93,7 +92,7 @@ def _rows(report: Report, room: _Room, shown: Shown) -> list[str]:
         "compared with",
     ]
     if details:
-        parts.append(_table(head, details, left=1))
+        parts.append(_table(head, details, range(1, 7)))
     parts.append(_explained(rows, baseline, shown))
     return parts
 
@@ -160,7 +159,7 @@ def _explained(rows: Sequence[Row], baseline: Row | None, shown: Shown) -> str:
 
 
 def _measured(report: Report, room: _Room, shown: Shown) -> list[str]:
-    lines = [f"{shown(key)}: {shown(value)}" for key, value in _flat(report.method)]
+    lines = []
     latency = next((row.latency for row in report.rows if row.latency is not None), None)
     if latency is not None:
         lines.append(
@@ -186,12 +185,16 @@ def _measured(report: Report, room: _Room, shown: Shown) -> list[str]:
         "versions: " + (", ".join(f"{shown(name)} {shown(found)}" for name, found in here.libraries.items()) or "unknown")
     )
     lines.append(f"seed: {report.seed}")
-    parts = ["## How it was measured", _bullets(lines, room.notes + 20)]
+    method = [f"{key}: {value}" for key, value in _flat(report.method)]
+    parts = [
+        "## How it was measured",
+        "\n".join(filter(None, [_bullets(method, room.notes, shown), *(f"- {line}" for line in lines)])),
+    ]
     if report.data:
         data = [
             [shown(use.split), shown(use.source), f"{use.samples:,}", shown(use.digest)] for use in report.data[: room.rows]
         ]
-        parts.append(_table(["split", "source", "samples", "digest"], data, left=2))
+        parts.append(_table(["split", "source", "samples", "digest"], data, range(2, 3)))
     return parts
 
 
@@ -204,12 +207,12 @@ def _steps(report: Report, room: _Room, shown: Shown) -> list[str]:
         settings = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in step.settings.items())
         took = "reused" if step.cached else figures.seconds(step.seconds)
         rows.append([shown(step.target), shown(step.name), took, shown(settings) or figures.NONE])
-        notes += [f"{shown(step.target)}, {shown(step.name)}: {shown(note)}" for note in step.notes]
-    parts = ["## Steps", _table(["target", "step", "took", "settings"], rows, left=2)]
+        notes += [f"{step.target}, {step.name}: {note}" for note in step.notes]
+    parts = ["## Steps", _table(["target", "step", "took", "settings"], rows, range(2, 3))]
     if len(rows) < len(report.steps):
         parts.append(f"{len(report.steps) - len(rows)} more steps in report.json.")
     if notes:
-        parts.append(_folded(notes, room.notes, "What the steps say"))
+        parts.append(_folded(notes, room.notes, shown, "What the steps say"))
     return parts
 
 
@@ -237,22 +240,23 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """``left``: how many columns from the left hold text; the others hold figures."""
-    rule = ["---" if column < left else "---:" for column in range(len(head))]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: range) -> str:
+    """``numbers``: the columns that hold figures and are set to the right."""
+    rule = ["---:" if column in numbers else "---" for column in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rows))
 
 
-def _bullets(lines: Sequence[str], limit: int) -> str:
-    kept = [f"- {line}" for line in lines[:limit]]
-    if len(lines) > limit:
-        kept.append(f"- and {len(lines) - limit:,} more in report.json")
+def _bullets(texts: Sequence[str], limit: int, shown: Shown, mark: str = "") -> str:
+    """``texts`` are as they came: ``shown`` makes them harmless."""
+    kept = [f"- {mark}{shown(text)}" for text in texts[:limit]]
+    if len(texts) > limit:
+        kept.append(f"- and {len(texts) - limit:,} more in report.json")
     return "\n".join(kept)
 
 
-def _folded(lines: Sequence[str], limit: int, title: str = "Notes") -> str:
+def _folded(texts: Sequence[str], limit: int, shown: Shown, title: str = "Notes") -> str:
     """A list, folded away where it is long."""
-    listed = _bullets(lines, limit)
-    if len(lines) <= 12:
+    listed = _bullets(texts, limit, shown)
+    if len(texts) <= 12:
         return listed
-    return f"<details><summary>{title} ({len(lines):,})</summary>\n\n{listed}\n\n</details>"
+    return f"<details><summary>{title} ({len(texts):,})</summary>\n\n{listed}\n\n</details>"

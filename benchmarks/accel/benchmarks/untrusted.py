@@ -7,7 +7,7 @@ import re
 # Controls (ANSI escapes among them), the marks that reorder text, line separators, and halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff\ud800-\udfff]")
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}|~#$^!]")
-_LEADING = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")
+_LEADING = re.compile(r"^([-+=](?=[-=\s]|$)|\d{1,9}(?=[.)](\s|$)))")
 
 
 def visible(text: str, limit: int = 0) -> str:

@@ -17,7 +17,15 @@ from accel.compress.calibration import Calibration
 from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, write
-from accel.compress.quantized_graph import WEIGHTED, release_outputs_, remarks, require_float, require_profile, tidy_
+from accel.compress.quantized_graph import (
+    WEIGHTED,
+    release_outputs_,
+    remarks,
+    require_float,
+    require_profile,
+    sort_nodes_,
+    tidy_,
+)
 from accel.compress.quiet_library import quiet
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import AccelError, PassFault
@@ -45,6 +53,7 @@ def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: Ignore
         ranges = _guarded("calibration", lambda: _ranges(plain, types, samples, calibration, job))
         inferred = onnx.load(str(plain))
     quantized = _guarded("quantization", lambda: _quantized(inferred, ranges, types, profile, sorted(ignored)))
+    sort_nodes_(quantized)
     release_outputs_(quantized)
     tidy_(quantized, source)
     notes = (*remarks(quantized, ignored, "onnxruntime"), *samples.notes)

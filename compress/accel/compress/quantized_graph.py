@@ -34,6 +34,36 @@ def require_float(model: onnx.ModelProto) -> None:
                 )
 
 
+def sort_nodes_(model: onnx.ModelProto) -> None:
+    """Put each node after what it reads and otherwise leave the order, in place: the library appends the nodes it adds."""
+    nodes = list(model.graph.node)
+    maker = {value: index for index, node in enumerate(nodes) for value in node.output if value}
+    order: list[int] = []
+    placed: set[int] = set()
+    for last in range(len(nodes)):
+        pending = [last]
+        while pending:
+            index = pending[-1]
+            sources = [maker[value] for value in reversed(_read_by(nodes[index])) if value in maker]
+            before = [source for source in sources if source not in placed and source != index]
+            if before:
+                pending += before
+            else:
+                pending.pop()
+                if index not in placed:
+                    placed.add(index)
+                    order.append(index)
+    sorted_nodes = [nodes[index] for index in order]
+    del model.graph.node[:]
+    model.graph.node.extend(sorted_nodes)
+
+
+def _read_by(node: onnx.NodeProto) -> list[str]:
+    inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    inner += [graph for attribute in node.attribute for graph in attribute.graphs]
+    return [*node.input, *(value for graph in inner for part in graph.node for value in _read_by(part))]
+
+
 def release_outputs_(model: onnx.ModelProto) -> None:
     """Drop the Q/DQ pair between a Gemm or MatMul and a graph output, in place: its only effect is 256 levels of logits, among
     which the best one ties. (A Conv keeps its pair: ONNX Runtime has no INT8 convolution with a float output.)"""

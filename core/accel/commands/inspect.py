@@ -44,13 +44,13 @@ def facts(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such file")
     if path.suffix in (".py", ".yaml", ".yml"):
         raise UsageError(f"{path}: inspect reads model files and runs no code; for a recipe there is `accel plan`")
-    if path.suffix == ".xml":
-        return _graph_facts(path, "openvino-ir", ir_graph.summary(path))
     if path.suffix == ".safetensors":
         return _safetensors_facts(path)
-    if path.suffix != ".onnx" and _is_checkpoint(path):
+    if path.suffix not in (".onnx", ".xml") and _is_checkpoint(path):
         return _state_dict_facts(path)
     warnings = onnx_file.check(path)
+    if path.suffix == ".xml":
+        return _graph_facts(path, "openvino-ir", ir_graph.summary(path)) | {"warnings": warnings}
     return _graph_facts(path, "onnx", onnx_graph.summary(path)) | {"warnings": warnings}
 
 

@@ -51,7 +51,10 @@ def run(
         show(report, out)
         place = (folder or recipe.folder / recipe.output_dir) / recipe.name
         out.print(f"files and report: {place}", markup=False, highlight=False, soft_wrap=True)
-    if any(row.status == "failed" for row in report.rows):
+    failed = [f"{row.name}: {row.reason}" for row in report.rows if row.status == "failed"]
+    for reason in failed:
+        err.print(f"accel: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
         return WorkFault.exit_code
     return 0
 

@@ -17,10 +17,7 @@ from accel.recipe.passes import (
     Leaf,
     PassEntry,
     candidates,
-    gives,
     kind_for_backend,
-    leaves,
-    load,
     passed_on,
     preferred_engine,
     takes,
@@ -77,21 +74,13 @@ def _axes(document: Document, entry: InputSettings, location: Location) -> None:
 
 
 def task(document: Document, settings: ImageClassificationSettings) -> None:
-    """Metrics are built in or a reference; mean and std fit the colour."""
+    """Metrics are built in, or a reference."""
     if not settings.metrics:
         document.report_at(("task", "metrics"), f"found an empty list, allowed: {', '.join(RANKED)}, file.py:name")
     for index, metric in enumerate(settings.metrics):
         if ":" not in metric and metric not in RANKED:
             near = suggestion(metric, list(RANKED)) or f"; allowed: {', '.join(RANKED)}, file.py:name, package.module:name"
             document.report_at(("task", "metrics", index), f"no metric is called {shown(metric)}{near}")
-    if settings.preprocess is not None:
-        channels = 1 if settings.preprocess.color == "gray" else 3
-        for name in ("mean", "std"):
-            count = len(getattr(settings.preprocess, name))
-            if count not in (1, channels):
-                allowed = "1 number" if channels == 1 else f"1 or {channels} numbers"
-                what = f"found {count} for color {settings.preprocess.color}, allowed: {allowed}"
-                document.report_at(("task", "preprocess", name), what)
 
 
 def data(document: Document, settings: DataSettings, has_task: bool) -> list[str]:
@@ -193,7 +182,7 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
         expected = kind_for_backend(target.backend)
         if kind is not None and expected is not None and kind != expected:
             way = _way(kind) if expected == "OnnxModel" else "PyTorch eager is measured in any run: remove this target"
-            once(("targets", target_index), f"{target.backend} takes an {expected}, but {_gave(last, kind)}; {way}")
+            once(("targets", target_index), f"{target.backend} takes {_article({expected})}, but {_gave(last, kind)}; {way}")
     return list(notes)
 
 
@@ -215,8 +204,7 @@ def _way(kind: Kind) -> str:
     """The way out for a pass or target that cannot take ``kind``."""
     if kind == "OnnxModel":
         return "move it before the pass that makes the ONNX file"
-    exporters = [leaf.type for leaf in leaves() if takes(load(leaf)) == {"TorchModel"} and gives(load(leaf)) == {"OnnxModel"}]
-    return f"put `- type: {exporters[0] if exporters else 'export_onnx'}` before it"
+    return "put `- type: export_onnx` before it"
 
 
 def _twice(document: Document, entries: Sequence[PassEntry | None]) -> None:

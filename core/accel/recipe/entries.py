@@ -61,7 +61,7 @@ def _entry(document: Document, node: Node, index: int, backends: Sequence[str]) 
         return None
     chosen: dict[str, str | None] = {}
     for key, default in (("approach", default_approach(type_)), ("engine", None)):
-        allowed = [name for leaf in leaves_of(type_) if (name := getattr(leaf, key)) is not None]
+        allowed = [name for leaf in leaves_of(type_, chosen.get("approach")) if (name := getattr(leaf, key)) is not None]
         allowed = list(dict.fromkeys([*(["auto"] if key == "engine" and allowed else []), *allowed]))
         chosen[key] = default or (allowed[0] if key == "engine" and allowed else None)
         if key not in node.entries:

@@ -40,7 +40,7 @@ _ALLOWED = {
     "dataclass_type": "a mapping",
     "dataclass_exact_type": "a mapping",
 }
-_MAPPING = frozenset(kind for kind, words in _ALLOWED.items() if words == "a mapping")
+_NOISE = _ALLOWED.keys() | {"too_short"}
 
 
 def report(document: Document, errors: Sequence[Mapping[str, Any]], annotation: Any, prefix: Location = ()) -> None:
@@ -65,8 +65,8 @@ def _merged(
         places.setdefault(_real(root, (*prefix, *error["loc"]), error["type"]), []).append(error)
     for location, here in places.items():
         deeper = any(other[: len(location)] == location and len(other) > len(location) for other in places)
-        if deeper and len(here) == 1 and here[0]["type"] in _ALLOWED and find(root, location) is not None:
-            continue  # another member of the union was entered further
+        if deeper and all(error["type"] in _NOISE for error in here) and find(root, location) is not None:
+            continue  # another member of the union was entered further, or an item that is wrong was not counted
         yield location, here
 
 
@@ -108,6 +108,7 @@ def _one(
         allowed = list(dict.fromkeys(_ALLOWED.get(one["type"], "one of a few words") for one in errors))
         document.report_at(location, f"found {described(node)}, allowed: {' or '.join(allowed)}{_quotes_hint(node, kinds)}")
     else:
+        error = next(one for one in errors if one["type"] not in _ALLOWED)
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         message = message.replace("Input should be", "must be").replace("Input should", "must").replace("String should", "must")
         found = f"found {described(node)}, " if isinstance(node, Scalar) or error["type"].startswith("too_") else ""
@@ -131,7 +132,7 @@ def _plainer(error: Mapping[str, Any]) -> str:
 
 def _quotes_hint(node: Node | None, kinds: set[str]) -> str:
     is_text = isinstance(node, Scalar) and node.value is not None and not isinstance(node.value, str)
-    return "; write it in quotes" if is_text and "string_type" in kinds else ""
+    return "; write it in quotes" if is_text and kinds == {"string_type"} else ""
 
 
 def _precision_hint(location: Location, node: Node | None) -> str:

@@ -48,17 +48,14 @@ def _refusal(text: str, location: Location, override: str) -> str:
 
 def require_inputs(document: Document, folder: Path) -> None:
     """Report every file and folder to be read that is not there."""
-    for location, what in _paths(document.root):
-        node = find(document.root, location)
-        if what == "output" or not isinstance(node, Scalar) or _refusal(str(node.value), location, node.place.override):
-            continue
+    for location, what, node in _inputs(document.root):
         path = folder / str(node.value)
         try:
             there = path.is_dir() if what == "folder" else path.is_file()
-        except OSError:  # a name that the system cannot even look up
-            there = False
-        if not there:
             wrong = "is not a" if path.exists() else "there is no such"
+        except OSError:  # a name that the system cannot even look up
+            there, wrong = False, "there is no such"
+        if not there:
             way = "" if node.place.override else f"; override it with {dotted(location)}=PATH"
             document.report_at(location, f"{wrong} {what} {shown(str(path), 200)}{way}")
 
@@ -66,10 +63,7 @@ def require_inputs(document: Document, folder: Path) -> None:
 def require_apart(document: Document, folder: Path, output_dir: str, name: str) -> None:
     """Refuse an output folder that is the folder of the model, its weights or the data, or lies in a folder of images."""
     outputs = {Path(os.path.normpath(folder / output_dir / last)) for last in (".", name)}
-    for location, what in _paths(document.root):
-        node = find(document.root, location)
-        if what == "output" or not isinstance(node, Scalar) or not node.value:
-            continue
+    for location, what, node in _inputs(document.root):
         path = Path(os.path.normpath(folder / str(node.value)))
         home = path if what == "folder" else path.parent
         inside = what == "folder" and any(home in output.parents for output in outputs)
@@ -78,6 +72,14 @@ def require_apart(document: Document, folder: Path, output_dir: str, name: str) 
                 ("output_dir",),
                 f"{shown(output_dir)} holds {dotted(location)} ({node.value}); results need a folder of their own",
             )
+
+
+def _inputs(root: Node) -> Iterator[tuple[Location, What, Scalar]]:
+    """Every path to something that is read, but for those that ``settle`` refuses."""
+    for location, what in _paths(root):
+        node = find(root, location)
+        if what != "output" and isinstance(node, Scalar) and not _refusal(str(node.value), location, node.place.override):
+            yield location, what, node
 
 
 def _paths(root: Node) -> Iterator[tuple[Location, What]]:

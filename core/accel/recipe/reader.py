@@ -88,6 +88,8 @@ def _require_version(document: Document) -> None:
         found = f"found {version.value}, this accel reads {VERSION}"
         document.report_at(("version",), f"{found}; upgrade accel: pip install --upgrade accel-toolkit")
         document.check()
+    if isinstance(version, Scalar) and isinstance(version.value, bool | float) and version.value == VERSION:
+        document.report_at(("version",), f"found {described(version)}, allowed: {VERSION}")  # Python takes it for 1
 
 
 def _drop_free_keys(document: Document) -> None:

@@ -172,7 +172,7 @@ def open_factory(
     where it gives something else, or, to be ``shuffled``, nothing with random access."""
     name = factory.reference
     given = call(factory, policy)
-    if isinstance(given, tuple | list) and len(given) == 2 and _dimensions(given[0]) >= 2:
+    if type(given) in (tuple, list) and len(given) == 2 and _dimensions(given[0]) >= 2:  # a subclass is a data set, not a pair
         inputs, labels = given
         if labels is None or _dimensions(labels) or _integers(labels):
             return PairReader(as_array(inputs, name), None if labels is None else _label_array(labels, name), name)

@@ -145,10 +145,20 @@ class ImageClassification:
         if source.num_samples is not None and len(whole) < source.num_samples:
             self._warn([f"data.{found.declared}: num_samples is {source.num_samples}, but only {len(whole)} are there"])
         self._warn([f"data.{found.declared}: {remark}" for remark in reader.remarks])
+        self._compare_folders(reader, found.declared)
         indices = share(whole, found.role, self.seed)
         if not indices:
             raise DataFault(f"data.{split}: is empty: {_why_empty(count, source, found.role)}")
         return reader, indices
+
+    def _compare_folders(self, reader: Reader, declared: Split) -> None:
+        own = getattr(reader, "numbered", ())
+        for other in self._readers.values():
+            theirs = getattr(other, "numbered", ())
+            if own and theirs and own != theirs:
+                remark = f"class folders differ from those of another split ({', '.join(own)}; {', '.join(theirs)})"
+                consequence = "so the same label means different classes; name all of them in task.classes"
+                self._warn([f"data.{declared}: {remark}, {consequence}"])
 
     def _reader(self, source: DataSource) -> Reader:
         """The reader of ``source``, shared by the splits that read the same; what is read as it comes belongs to one split."""

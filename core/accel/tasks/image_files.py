@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,12 +109,13 @@ def _remarks(root: Path, ignored: int, extra: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Random access to image files. ``labels`` as in ``Listing``."""
+    """Random access to image files. ``labels`` as in ``Listing``; ``numbered``: the class folders whose order made them."""
 
     files: tuple[Path, ...]
     labels: tuple[int, ...] | None
     unlabelled: str
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
+    numbered: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -132,7 +133,8 @@ class ImageFiles:
 def open_folder(root: Path, classes: Sequence[str] | None) -> ImageFiles:
     """A reader of ``root``, as ``list_folder`` sees it."""
     found = list_folder(root, classes)
-    return ImageFiles(found.files, found.labels, f"{root} has no class subfolders", found.remarks)
+    numbered = found.classes if classes is None else ()
+    return ImageFiles(found.files, found.labels, f"{root} has no class subfolders", found.remarks, numbered)
 
 
 def open_csv(settings: Csv, folder: Path, classes: Sequence[str] | None) -> ImageFiles:

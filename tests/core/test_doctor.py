@@ -1,0 +1,102 @@
+"""``accel doctor`` and ``accel list`` on this machine, and on one where something is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from accel import catalog
+from accel.commands import catalogue, doctor
+from accel.commands.doctor import cache_problem
+
+
+class Absent:
+    """A backend whose library is not here."""
+
+    name = "absent"
+    distribution = "accel-no-such-distribution"
+    devices = ("cpu", "gpu")
+
+    def unavailable(self, device: str = "cpu") -> str | None:
+        return f"absent is not installed for {device}; get it with: pip install absent"
+
+
+class Present(Absent):
+    def unavailable(self, device: str = "cpu") -> str | None:
+        return None if device == "cpu" else "no gpu here"
+
+
+def only(monkeypatch: pytest.MonkeyPatch, **backends: type) -> None:
+    monkeypatch.setattr(catalog, "backends", lambda: dict.fromkeys(backends, "x:Y"))
+    monkeypatch.setattr(catalog, "backend", lambda name: backends[name]())
+
+
+def examined(folder: Path, *, as_json: bool = True) -> tuple[int, Any]:
+    stream = io.StringIO()
+    code = doctor.run(json=as_json, cache_folder=folder, out=Console(file=stream, width=80))
+    return code, json.loads(stream.getvalue()) if as_json else stream.getvalue()
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    code, record = examined(tmp_path / "cache")
+    assert set(record["backends"]) >= {"eager", "onnxruntime", "openvino"}
+    assert record["backends"]["eager"]["devices"]["cpu"] == {"available": True, "missing": None}
+    assert "torch" in record["backends"]["eager"]["versions"]
+    assert record["cache"]["problem"] is None
+    assert not (tmp_path / "cache").exists()
+    usable = any(record["backends"][name]["available"] for name in ("onnxruntime", "openvino"))
+    assert code == (0 if usable else 3)
+    assert record["environment"]["cores"] >= 1
+
+
+def test_no_backend_at_all_is_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, absent=Absent, eager=Present)
+    code, text = examined(tmp_path, as_json=False)
+    assert code == 3
+    assert "not on cpu: absent is not installed for cpu; get it with: pip install absent" in text
+    assert "accel-toolkit[cpu]" in text
+
+
+def test_one_backend_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, absent=Absent, present=Present)
+    code, text = examined(tmp_path, as_json=False)
+    assert code == 0
+    assert "ready on cpu" in text
+    assert "not on gpu: no gpu here" in text
+    assert "telemetry" in text
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert "not a folder" in str(cache_problem(file / "accel"))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "cannot be written to" in str(cache_problem(tmp_path / "new" / "deep"))
+
+
+def test_the_catalogue_lists_everything_with_a_sentence() -> None:
+    stream = io.StringIO()
+    assert catalogue.run(json=True, out=Console(file=stream)) == 0
+    record = json.loads(stream.getvalue())
+    assert set(record["passes"]) >= set(catalog.PASSES)
+    assert set(record["backends"]) >= set(catalog.BACKENDS)
+    assert set(record["tasks"]) >= set(catalog.TASKS)
+    for entries in record.values():
+        for text in entries.values():
+            assert text
+            assert "\n" not in text
+    table = io.StringIO()
+    catalogue.run(json=False, out=Console(file=table, width=80))
+    assert all(name in table.getvalue() for name in (*catalog.PASSES, *catalog.BACKENDS, *catalog.TASKS))
+
+
+def test_a_plug_in_that_is_broken_is_listed_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "passes", lambda: {"bad": "no_such_module:Pass"})
+    stream = io.StringIO()
+    assert catalogue.run(json=True, out=Console(file=stream)) == 0
+    assert "cannot be imported" in json.loads(stream.getvalue())["passes"]["bad"]
