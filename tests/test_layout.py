@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -58,6 +59,40 @@ def test_constraints_pin_what_the_project_declares() -> None:
     names = {re.split(r"[\[<>=~! ]", entry)[0].lower() for entry in declared} - {"accel-toolkit"}
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names - pinned == set()
+
+
+HOMES = {
+    "onnxruntime": {"accelerate": 1, "compress": 1},
+    "openvino": {"accelerate": 1},
+    "nncf": {"compress": 1},
+    "onnxslim": {"compress": 1},
+}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_is_imported_by_one_file_a_room(library: str) -> None:
+    importers = {root: sum(library in imported(path) for path in (ROOT / root).rglob("*.py")) for root in ROOTS}
+    assert {root: count for root, count in importers.items() if count} == HOMES[library]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of what a file imports when it runs, at any depth of it; not what only type checkers see."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checked = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in checked:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 @pytest.fixture(scope="module")

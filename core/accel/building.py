@@ -132,6 +132,7 @@ class Builder:
         settings = self._recipe.model
         if settings.path:
             path = self._recipe.folder / settings.path
+            self._warnings += [f"{settings.path}: {warning}" for warning in onnx_file.check(path)]
             return Stage(onnx_file.digest(path), lambda: onnx_file.read(path))
         origin = torch_origin(
             factory=settings.factory,
@@ -187,14 +188,15 @@ class Builder:
                 target=seen_target,
                 execute=self._execute,
             )
-            result = self._guarded(key, lambda: a_pass(stage.load(), job))
+            given = stage.load()
+            result = self._guarded(key, lambda: a_pass(given, job))
             if not isinstance(result, OnnxModel):
                 raise PassFault(f"{key}: gave a {type(result).__name__}; only steps that end in an ONNX file can be stored")
             self._require_sound(key, a_pass, stage, result)
             return {
                 "main": result.path.relative_to(claim.folder).as_posix(),
                 "signature": signature_record(result.signature),
-                "notes": list(result.notes),
+                "notes": [*(given.notes if isinstance(given, TorchModel) else ()), *result.notes],
                 "seconds": time.perf_counter() - started,
             }
 

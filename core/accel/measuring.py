@@ -16,8 +16,8 @@ from accel.contracts import Score
 from accel.display import Display, show_event
 from accel.errors import AccelError
 from accel.model import Target
-from accel.recipe.settings import BenchmarkSettings, Recipe
 from accel.onnx_file import files as model_files
+from accel.recipe.settings import BenchmarkSettings, Recipe
 from accel.report import File, Noise, Precision, Row
 from accel.worker import Worker
 

@@ -15,6 +15,7 @@ from accel import ir_file
 from accel.axis_names import AxisNames
 from accel.errors import ModelFault, UsageError
 from accel.model import OnnxModel, Signature, TensorSpec
+from accel.onnx_structure import require_sound, require_text
 from accel.onnx_tensors import extent, is_external, require_finite_tensor, tensors
 
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1
@@ -49,8 +50,6 @@ def read(path: Path) -> OnnxModel:
     proto = parse(path)
     _require_external_safe(proto, path)
     _require_opsets(proto, path)
-    from accel.onnx_structure import require_sound
-
     require_sound(proto, path.name)
     return OnnxModel(path=path, signature=signature(proto, path.name))
 
@@ -75,6 +74,7 @@ def parse(path: Path, limit_bytes: int = PROTOBUF_LIMIT_BYTES) -> Any:
         raise ModelFault(
             f"{path.name}: not an ONNX model, or cut short: it has no version, operator set or output{_guess(path)}"
         )
+    require_text(proto, path.name)
     return proto
 
 

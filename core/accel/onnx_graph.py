@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import onnx_file
+from accel.onnx_structure import require_sound
 from accel.onnx_tensors import type_name
 
 # Operator to the indices of its activation and its weight. The first four are what a quantizer is judged by.
@@ -77,6 +78,7 @@ class GraphSummary:
 def summary(path: Path, sizes: Mapping[str, int] | None = None) -> GraphSummary:
     """Everything about one ``.onnx`` file; ``sizes`` as in ``macs``."""
     proto = onnx_file.parse(path)
+    require_sound(proto, path.name)
     operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in proto.graph.node)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     return GraphSummary(
@@ -101,7 +103,7 @@ def parameters(proto: Any) -> int:
             scales.update(node.input[1:])
             integers.update(node.input[:1])
         elif node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm"):
-            integers.update([node.input[3], *node.input[8:9]])
+            integers.update([*node.input[3:4], *node.input[8:9]])
             scales.update([*node.input[1:3], *node.input[4:8]])
         elif node.op_type in ("ConvInteger", "MatMulInteger"):
             integers.update(node.input[1:2])
@@ -207,20 +209,20 @@ class _Integers:
 
 def _quantized_inputs(node: Any, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> list[_Integers | None]:
     if node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm"):
-        return [_integers(node.input[i + 1], node.input[i + 2], constants) for i in (0, 3)]
+        return [_integers(_input(node, i + 1), _input(node, i + 2), constants) for i in (0, 3)]
     if node.op_type in ("ConvInteger", "MatMulInteger"):
         points = [*node.input[2:4], "", ""]
         return [_integers("", points[0], constants) or _Integers("uint8", False, False), _integers("", points[1], constants)]
     if node.op_type in _WEIGHT_ONLY_OPERATORS:
         return [None, _Integers(f"int{_attribute(node, 'bits', 4)}", len(node.input) < 4, True)]
-    return [_dequantized(node.input[i], makers, constants) for i in WEIGHTED_OPERATORS[node.op_type]]
+    return [_dequantized(_input(node, i), makers, constants) for i in WEIGHTED_OPERATORS[node.op_type]]
 
 
 def _dequantized(name: str, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> _Integers | None:
     """The integers behind a DequantizeLinear that makes ``name``, seen through operators that only change the shape."""
     node = makers.get(name)
     while node is not None and node.op_type in _SHAPE_ONLY:
-        node = makers.get(node.input[0])
+        node = makers.get(_input(node, 0))
     if node is None or node.op_type != "DequantizeLinear":
         return None
     point = node.input[2] if len(node.input) > 2 else ""
@@ -263,6 +265,11 @@ def _label(node: Any) -> str:
     return str(node.name or (node.output[0] if node.output else node.op_type))
 
 
+def _input(node: Any, index: int) -> str:
+    """Name of an input; empty where it is left out."""
+    return str(node.input[index]) if index < len(node.input) else ""
+
+
 def _attribute(node: Any, name: str, default: int) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
 
@@ -278,9 +285,9 @@ def _holds_weighted(node: Any) -> bool:
 
 def _macs_of(node: Any, shapes: Mapping[str, Sequence[int]]) -> int | None:
     first, second = WEIGHTED_OPERATORS[node.op_type]
-    source = shapes.get(node.input[first])
-    weight = shapes.get(node.input[second])
-    result = shapes.get(node.output[0])
+    source = shapes.get(_input(node, first))
+    weight = shapes.get(_input(node, second))
+    result = shapes.get(node.output[0]) if node.output else None
     if node.op_type == "ConvTranspose":
         return math.prod(source) * math.prod(weight[1:]) if source is not None and weight is not None else None
     if result is None:
@@ -300,7 +307,7 @@ def _shapes(proto: Any, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
     import onnx
 
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
-    light.graph.name = proto.graph.name or "graph"
+    light.graph.name = "graph"
     light.graph.node.extend(proto.graph.node)
     for field in ("input", "output", "value_info"):
         getattr(light.graph, field).extend(getattr(proto.graph, field))

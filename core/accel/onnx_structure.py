@@ -26,6 +26,34 @@ def require_sound(proto: Any, name: str) -> None:
             _require_operator(node, inner, functions, f"{name}: function {function.name}")
 
 
+def require_text(proto: Any, name: str) -> None:
+    """ModelFault where a name is not text: protobuf hands such bytes through, and nothing after expects them."""
+    try:
+        _require_text(proto.graph, name)
+        own = [proto.producer_name, proto.producer_version, *(entry.domain for entry in proto.opset_import)]
+        if not all(isinstance(each, str) for each in own):
+            raise ModelFault(f"{name}: a name in its header is not text; the file is damaged")
+    except UnicodeDecodeError:
+        raise ModelFault(f"{name}: a name in it is not text; the file is damaged") from None
+
+
+def _require_text(graph: Any, name: str) -> None:
+    named = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    if not all(isinstance(each.name, str) for each in named):
+        raise ModelFault(f"{name}: the name of a tensor is not text; the file is damaged")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if not all(isinstance(dim.dim_param, str) for dim in value.type.tensor_type.shape.dim):
+            raise ModelFault(f"{name}: the name of an axis of {value.name!r} is not text; the file is damaged")
+    for node in graph.node:
+        if not all(isinstance(each, str) for each in (node.op_type, node.domain, node.name, *node.input, *node.output)):
+            raise ModelFault(f"{name}: {label(node)} has a name that is not text; the file is damaged")
+        for attribute in node.attribute:
+            if not isinstance(attribute.name, str):
+                raise ModelFault(f"{name}: {label(node)} has an attribute whose name is not text; the file is damaged")
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _require_text(inner, name)
+
+
 def label(node: Any) -> str:
     """What to call a node in a message: its name and type, or its first output where it has no name."""
     named = node.name or (f"making {node.output[0]}" if node.output else "without a name")
@@ -91,3 +119,8 @@ def _require_operator(node: Any, opsets: Mapping[str, int], functions: set[tuple
             raise ModelFault(f"{name}: {label(node)} does not exist in opset {opsets[domain]}; export with another opset")
         place = f"domain {domain!r}" if domain else "ONNX"
         raise ModelFault(f"{name}: {label(node)} is not an operator of {place}; no runtime here can run it")
+    schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
+    if not (schema.min_input <= len(node.input) <= schema.max_input and schema.min_output <= len(node.output)):
+        raise ModelFault(
+            f"{name}: {label(node)} has {len(node.input)} inputs and {len(node.output)} outputs; the graph is damaged"
+        )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from accel.benchmarks.manifest import manifest
 from accel.benchmarks.snippet import deployment_snippet
@@ -23,9 +25,22 @@ def resolved_recipe(recipe: Recipe) -> str:
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
-    text.write(f"# Resolved by accel from {recipe.path.name}: defaults and overrides included; paths are relative to its folder.\n")
+    text.write(
+        f"# Resolved by accel from {recipe.path.name}: defaults and overrides included; paths are relative to its folder.\n"
+    )
     yaml.dump(recipe.document(), text)
     return text.getvalue()
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """What :func:`resolved_recipe` wrote. UsageError where it cannot be read."""
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read ({type(error).__name__}); run the recipe again") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: is no recipe; run the recipe again")
+    return document
 
 
 def manifest_text(recipe: Recipe, report: Report, target: str, model: Mapping[str, Any]) -> str:
@@ -49,6 +64,8 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
     from accel.tasks.preprocess import snippet
 
     model = built["model"]
+    if target.backend == "eager" and recipe.model.kwargs:
+        return ""  # the script would have to repeat the factory's arguments, which need not be writable as source
     try:
         return deployment_snippet(
             target.backend,

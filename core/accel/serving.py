@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel import catalog
+from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.building import make_task, noise, untouched_module
 from accel.contracts import Backend, Runner
@@ -38,7 +39,8 @@ def open_session(
 ) -> Session:
     """Entry point of the child process; arguments are JSON.
 
-    ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` (without a signature: the file's own) or ``{"kind": "torch"}`` for the recipe's untouched module.
+    ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` (without a signature: the file's own) or
+    ``{"kind": "torch"}`` for the recipe's untouched module.
     ``folder``: for what the session writes; ``sample``: an .npz with the one batch that is timed, or
     None for ``batch_size`` samples of seeded noise.
     """
@@ -88,6 +90,7 @@ class Session:
         else:
             with np.load(self._sample.file, allow_pickle=False) as stored:
                 self._inputs = {name: stored[name] for name in stored.files}
+        check_inputs(model.signature, self._inputs)  # some runtimes cast what does not fit without a word
         self._emit({"doing": f"compiling for {self._target.backend}"})
         started = time.perf_counter()
         self._runner = backend.compile(model, self._target, self._folder)
@@ -135,7 +138,7 @@ class Session:
         return {"metrics": metrics, "outputs": str(outputs), "samples": total, "warnings": list(task.warnings)}
 
     def _in_batches(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Outputs for any number of samples from a runner that may be compiled for a fixed one: what is scored is what is timed."""
+        """Outputs for any number of samples, also where the runner takes a fixed one: what is scored is what is timed."""
         import numpy as np
 
         runner, size = self._ready, self._target.batch
@@ -168,7 +171,8 @@ class Session:
 
     def _model(self) -> Model:
         if self._described["kind"] == "onnx":
-            return OnnxModel(path=Path(self._described["path"]), signature=signature_from(self._described["signature"]))
+            path, signature = Path(self._described["path"]), self._described.get("signature")
+            return read(path) if signature is None else OnnxModel(path=path, signature=signature_from(signature))
         if self._recipe is None:
             raise RuntimeError("a torch model needs its recipe")
         self._emit({"doing": "building the torch model"})

@@ -163,7 +163,7 @@ class Store:
         return removed, freed
 
     def sweep(self) -> None:
-        """Remove work, locks and run folders that no living process holds. Scratch with something in it stays: a resume needs it."""
+        """Remove work, locks and run folders that no living process holds; scratch with something in it stays for a resume."""
         locks = self.folder / "locks"
         for work in (self.folder / "work").glob("*"):
             self._if_free(locks / f"{work.name}.lock", work)

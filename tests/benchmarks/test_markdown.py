@@ -92,6 +92,12 @@ def test_steps_notes_warnings_and_snippets(report: Report) -> None:
     assert "```python\nimport openvino\nprint('hello')\n```" in text
 
 
+def test_a_target_without_a_script_says_so(report: Report) -> None:
+    text = render(changed(report, deployment={"npu": ""}))
+    assert "### npu\n\nNo script can be written" in text
+    assert "```" not in text
+
+
 def test_identical_and_nonfinite_outputs_are_told_apart(report: Report) -> None:
     fidelity = report.rows[2].fidelity
     assert fidelity is not None

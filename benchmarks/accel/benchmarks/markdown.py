@@ -225,9 +225,12 @@ def _deployment(report: Report, room: _Room, shown: Shown) -> list[str]:
         if index >= room.rows:
             parts[-1] = f"{len(report.deployment) - index} more targets in report.json."
             break
-        parts.append(
-            fenced(code.rstrip()) if len(code) <= room.snippet else "The snippet is in report.json, under `deployment`."
-        )
+        if not code:
+            parts.append("No script can be written for this model and backend.")
+        elif len(code) <= room.snippet:
+            parts.append(fenced(code.rstrip()))
+        else:
+            parts.append("The script is in report.json, under `deployment`.")
     return parts
 
 

@@ -91,6 +91,6 @@ def _ranges(calibration: NncfCalibration) -> RangeEstimatorParameters:
         )
     outside = (1.0 - calibration.percentile / 100.0) / 2.0
     return RangeEstimatorParameters(
-        min=StatisticsCollectorParameters(StatisticsType.QUANTILE, AggregatorType.MEAN, quantile_outlier_prob=outside),
-        max=StatisticsCollectorParameters(StatisticsType.QUANTILE, AggregatorType.MEAN, quantile_outlier_prob=outside),
+        min=StatisticsCollectorParameters(StatisticsType.QUANTILE, AggregatorType.MIN, quantile_outlier_prob=outside),
+        max=StatisticsCollectorParameters(StatisticsType.QUANTILE, AggregatorType.MAX, quantile_outlier_prob=outside),
     )

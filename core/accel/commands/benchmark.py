@@ -24,7 +24,7 @@ from accel.display import display
 from accel.errors import MissingBackend, UsageError
 from accel.measuring import Bench, Subject
 from accel.model import Target
-from accel.recipe.document import load_yaml
+from accel.publishing import read_resolved
 from accel.recipe.settings import BenchmarkSettings
 from accel.report import Report
 from accel.store import Store
@@ -52,6 +52,8 @@ def run(
     subjects = _subjects(path, role, backends, threads, batch_size)
     for other in against:
         subjects += _subjects(other, "baseline", backends, threads, batch_size)
+    if len({subject.name for subject in subjects}) < len(subjects):
+        raise UsageError("the same file is given twice; a pair of identical models is timed in any case, as the noise")
     settings = BenchmarkSettings(min_duration_s=duration_s, threads=(threads,), batch_sizes=(batch_size,))
     store = Store(cache(None))
     store.open()
@@ -102,12 +104,15 @@ def _subjects(path: Path, role: str, backends: Sequence[str], threads: int, batc
     if not here or (backends and len(here) < len(backends)):
         raise MissingBackend("; ".join(reason for reason in missing.values() if reason))
     folder = path.absolute().parent
-    return [_subject(f"{path.name} on {name}", role, Target(name, name, threads=threads, batch=batch_size), path.absolute(), folder) for name in here]
+    return [
+        _subject(f"{path} on {name}", role, Target(name, name, threads=threads, batch=batch_size), path.absolute(), folder)
+        for name in here
+    ]
 
 
 def _of_run(folder: Path, role: str, backends: Sequence[str], threads: int, batch_size: int) -> list[Subject]:
     report = load(folder)
-    recipe = load_yaml(folder / "recipe.resolved.yaml")
+    recipe = read_resolved(folder / "recipe.resolved.yaml")
     options = {target["name"]: target for target in recipe["targets"]}
     subjects = []
     for row in report.rows:
@@ -119,9 +124,16 @@ def _of_run(folder: Path, role: str, backends: Sequence[str], threads: int, batc
             continue
         settings = options[row.target]
         target = Target(
-            row.target, row.backend, row.device, settings["precision"], False, threads, settings.get("options") or {}, batch_size
+            row.target,
+            row.backend,
+            row.device,
+            settings["precision"],
+            False,
+            threads,
+            settings.get("options") or {},
+            batch_size,
         )
-        subjects.append(_subject(f"{folder.name}/{row.target}", role, target, main.absolute(), place.absolute()))
+        subjects.append(_subject(f"{folder}/{row.target}", role, target, main.absolute(), place.absolute()))
     if not subjects:
         raise UsageError(f"{folder}: holds no result that can be measured" + (" on these backends" if backends else ""))
     return subjects

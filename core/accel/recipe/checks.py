@@ -163,7 +163,7 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
     for target_index, target in enumerate(sections.get("targets") or ()):
         wanted = preferred_engine(target.backend)
         kind = _start(sections.get("model"))
-        last = "the model"
+        last, misplaced = "the model", False
         for index, (entry, found) in enumerate(zip(entries, options, strict=True)):
             if entry is None or not found:
                 kind, last = None, ""
@@ -172,12 +172,11 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
             if entry.engine == "auto" and leaf.engine not in (None, wanted):
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
-            if kind is not None and kind not in takes(type(made)):
-                once(
-                    ("passes", index), f"{leaf.type} takes {_article(takes(type(made)))}, but {_gave(last, kind)}; {_way(kind)}"
-                )
-                kind = None
-            kind = passed_on(type(made), kind)
+            accepted = takes(type(made))
+            if kind is not None and kind not in accepted:
+                once(("passes", index), f"{leaf.type} takes {_article(accepted)}, but {_gave(last, kind)}; {_way(kind)}")
+                misplaced = True
+            kind = None if misplaced else passed_on(type(made), kind)
             last = leaf.type
         expected = kind_for_backend(target.backend)
         if kind is not None and expected is not None and kind != expected:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accel.errors import Problem, RecipeError
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from ruamel.yaml.events import Event
 
 MAX_BYTES = 256 * 1024
-MAX_NODES = 25_000
+MAX_NODES = 12_000
 MAX_LINE = 20_000
+MAX_OPEN = 256
 _SHOWN_SOURCE = 160
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -71,12 +73,16 @@ class Document:
 
 
 def problem(place: Place, message: str, lines: Sequence[str] = ()) -> Problem:
-    """The problem with its source line, where there is one short enough to help."""
+    """The problem with its source line, where there is one short enough to help. Control characters do not reach a terminal."""
     if place.override:
-        return Problem(0, 0, f"override {shown(place.override)}: {message}")
-    source = lines[place.line - 1] if 0 < place.line <= len(lines) else ""
-    source = source.replace("\t", " ")[:_SHOWN_SOURCE] if place.column <= _SHOWN_SOURCE else ""
-    return Problem(place.line, place.column, message, source.rstrip())
+        return Problem(0, 0, _printable(f"override {shown(place.override)}: {message}"))
+    source = lines[place.line - 1] if 0 < place.line <= len(lines) and place.column <= _SHOWN_SOURCE else ""
+    return Problem(place.line, place.column, _printable(message), _printable(source[:_SHOWN_SOURCE]).rstrip())
+
+
+def _printable(text: str) -> str:
+    """As many characters, so that a caret below stays right."""
+    return "".join(char if char.isprintable() else " " if char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def parse(raw: bytes, path: str, size: int = 0) -> Document:
@@ -95,6 +101,8 @@ def parse(raw: bytes, path: str, size: int = 0) -> Document:
             raise RecipeError(
                 path, [Problem(number, 1, f"the line has {len(line):,} characters, at most {MAX_LINE:,} are read")]
             )
+        if _opened(line) > MAX_OPEN:
+            raise RecipeError(path, [Problem(number, 1, f"the line opens more than {MAX_OPEN} brackets")])
         if "\0" in line:
             place = Place(number, line.index("\0") + 1)
             raise RecipeError(path, [problem(place, "a NUL character; save the file as plain UTF-8 text")])
@@ -103,9 +111,20 @@ def parse(raw: bytes, path: str, size: int = 0) -> Document:
 
 def parse_value(text: str, override: str) -> Document:
     """The value on the right of an override, with that override as the place of everything in it."""
-    if len(text) > MAX_LINE or "\0" in text:
-        raise RecipeError("", [problem(Place(override=override), "the value is too long or has a NUL character")])
+    if len(text) > MAX_LINE or _opened(text) > MAX_OPEN or "\0" in text:
+        raise RecipeError(
+            "", [problem(Place(override=override), "the value is too long, opens too many brackets or has a NUL character")]
+        )
     return _compose(text, "", (), override)
+
+
+def _opened(line: str) -> int:
+    """How many brackets stand open at most. The scanner looks 1,024 of them ahead before it gives the first to the parser, in
+    quadratic time. Brackets in text count too: the limit leaves room for them."""
+    if line.count("[") + line.count("{") <= MAX_OPEN:
+        return 0
+    depths = accumulate((char in "[{") - (char in "]}") for char in line)
+    return max(depths)
 
 
 def _decode(raw: bytes, path: str) -> str:
