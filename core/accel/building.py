@@ -6,29 +6,29 @@ Nothing heavy is imported until a step has to run: a run whose steps are all sto
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from accel import catalog, onnx_file
 from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
 from accel.errors import AccelError, DataFault, MissingBackend, PassFault
 from accel.imports import ImportPolicy
-from accel.model import Model, OnnxModel, Signature, Target, TensorSpec, TorchModel
-from accel.origin import torch_model, torch_origin
+from accel.model import Model, OnnxModel, Target, TorchModel
+from accel.origin import torch_origin
+from accel.rebuilding import make_task, noise, untouched_module
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
 from accel.steps import (
+    SPLITS,
     declared_inputs,
     deploy_key,
     library_version,
     library_versions,
-    selects,
     settings_of,
     signature_from,
     signature_record,
@@ -40,8 +40,6 @@ from accel.worker import Emit
 
 if TYPE_CHECKING:
     from accel.contracts import Array
-
-_SPLITS: tuple[Split, ...] = ("training", "calibration", "selection", "validation")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Builder:
         if task is None:
             return {"splits": [], "warnings": []}
         self._emit({"doing": "reading the data"})
-        digests = {split: task.digest(split) for split in _SPLITS if task.has(split)}
+        digests = {split: task.digest(split) for split in SPLITS if task.has(split)}
         key = digest_of({"data": digests})
 
         def look(claim: Claim) -> dict[str, Any]:
@@ -275,7 +273,7 @@ class Builder:
         return make_task(self._recipe, self._policy)
 
     def _data_digests(self, needs: frozenset[Need]) -> dict[str, str]:
-        wanted = [split for split in _SPLITS if split in needs]
+        wanted = [split for split in SPLITS if split in needs]
         if wanted and self._task is None:
             raise DataFault(f"the recipe has no data for {', '.join(wanted)}; add data.{wanted[0]}")
         return {split: self._task.digest(split) for split in wanted if self._task is not None}
@@ -333,60 +331,6 @@ class Builder:
         self._warnings.append(text)
 
 
-def make_task(recipe: Recipe, policy: ImportPolicy) -> RecipeTask | None:
-    """The recipe's task, or None where it has no data."""
-    if recipe.task is None or not any(getattr(recipe.data, split) for split in _SPLITS):
-        return None
-    kind = catalog.load(catalog.tasks()[recipe.task.type])
-    return cast(
-        "RecipeTask",
-        kind(
-            recipe.task,
-            recipe.data,
-            policy=policy,
-            inputs=Signature(task_inputs(recipe), ()),
-            seed=recipe.seed,
-            hold_selection=selects(recipe),
-        ),
-    )
-
-
-def task_inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:
-    """The model's inputs: as the recipe declares them, or the ONNX file's own."""
-    if recipe.model.path:
-        return onnx_file.read(recipe.folder / recipe.model.path).signature.inputs
-    return declared_inputs(recipe)
-
-
-def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
-    """Build the recipe's torch model: user code runs here, in a child process."""
-    settings = recipe.model
-    origin = torch_origin(
-        factory=settings.factory,
-        torchvision=settings.torchvision,
-        kwargs=settings.kwargs,
-        weights=recipe.folder / settings.weights if settings.weights else None,
-        policy=policy,
-    )
-    return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
-
-
-def noise(inputs: Sequence[TensorSpec], size: int, seed: int) -> dict[str, Array]:
-    """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration."""
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    made: dict[str, Array] = {}
-    for spec in inputs:
-        shape = tuple(
-            size if isinstance(axis, str) and index == 0 else 1 if isinstance(axis, str) else axis
-            for index, axis in enumerate(spec.shape)
-        )
-        dtype = np.dtype(spec.dtype)
-        made[spec.name] = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype=dtype)
-    return made
-
-
 def require_finite_output(what: str, output: Array) -> None:
     """Raise PassFault if an output has NaN or infinite values."""
     import numpy as np
@@ -407,8 +351,3 @@ def _onnx_model(entry: Entry) -> OnnxModel:
 
 def _without_format(target: Target) -> dict[str, Any]:
     return {key: value for key, value in target.options.items() if key != "format"}
-
-
-def copy_files(source: Path, destination: Path) -> None:
-    """Copy what ships out of the store; never a link."""
-    shutil.copytree(source, destination, dirs_exist_ok=True)

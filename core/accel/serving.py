@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from accel import catalog
 from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
-from accel.building import make_task, noise, untouched_module
 from accel.contracts import Backend, Runner
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target
 from accel.onnx_file import read
+from accel.rebuilding import make_task, noise, untouched_module
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
 from accel.steps import signature_from

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from accel.contracts import Pass, QuantizationProfile
+from accel.contracts import Pass, QuantizationProfile, Split
 from accel.errors import MissingBackend
 from accel.model import Signature, Target, TensorSpec
 from accel.recipe.settings import Recipe
@@ -22,6 +21,9 @@ _FLAVOURS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
 }
 _EXTRAS: Mapping[str, str] = {"onnxruntime": "onnxruntime", "nncf": "openvino", "openvino": "openvino"}
+
+
+SPLITS: tuple[Split, ...] = ("training", "calibration", "selection", "validation")
 
 
 def library_version(distribution: str) -> str | None:
@@ -52,7 +54,7 @@ def settings_of(a_pass: Pass) -> dict[str, Any]:
     """The settings as JSON-ready values."""
     if not is_dataclass(a_pass):
         raise TypeError(f"{type(a_pass).__name__} is not a dataclass, as a pass has to be")
-    return _plain({field.name: getattr(a_pass, field.name) for field in fields(a_pass)})  # type: ignore[no-any-return]
+    return _plain({field.name: getattr(a_pass, field.name) for field in fields(a_pass)})
 
 
 def _plain(value: Any) -> Any:
@@ -137,8 +139,3 @@ def declared_inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:
 def selects(recipe: Recipe) -> bool:
     """Whether any pass chooses by selection data, which is then held back from the others."""
     return any("selection" in a_pass.needs for target in recipe.targets_resolved() for _, a_pass in recipe.passes_for(target))
-
-
-def cache_choice(recipe: Recipe) -> Path | None:
-    """The store's folder that the recipe asks for."""
-    return None if recipe.cache_dir is None else recipe.folder / recipe.cache_dir

@@ -14,7 +14,6 @@ from accel.imports import configured_imports
 from accel.pipeline import optimize
 from accel.recipe.reader import from_document, read
 from accel.recipe.settings import Recipe
-from accel.steps import cache_choice
 
 
 def run(
@@ -39,7 +38,7 @@ def run(
         folder = Path.cwd() / recipe.output_dir
     report = optimize(
         recipe,
-        cache_dir=cache(cache_choice(recipe)),
+        cache_dir=cache(recipe.cache_folder),
         output_dir=folder,
         allowed=[*allowed, *configured_imports(recipe.folder)],
         benchmark=benchmark,

@@ -18,7 +18,7 @@ from accel.model import Target
 from accel.origin import torch_origin
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
-from accel.steps import cache_choice, declared_inputs, selects, settings_of, source_digest, step_key
+from accel.steps import declared_inputs, selects, settings_of, source_digest, step_key
 from accel.store import Store
 from accel.tasks.digests import split_digest
 from accel.tasks.splits import part
@@ -65,7 +65,7 @@ def run(
     policy = ImportPolicy(recipe.folder, (*allowed, *configured_imports(recipe.folder)))
     if recipe.model.factory:
         check(recipe.model.factory, policy)
-    store = Store(cache(cache_choice(recipe)))
+    store = Store(cache(recipe.cache_folder))
     targets = [planned(recipe, target, store, policy) for target in recipe.targets_resolved()]
     final = (output.absolute() if output else recipe.folder / recipe.output_dir) / recipe.name
     document = {"recipe": recipe.name, "output": str(final), "cache": str(store.folder), "notes": list(recipe.notes)}

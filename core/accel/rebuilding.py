@@ -1,0 +1,71 @@
+"""What every child of a run builds again from the recipe: its task, its untouched torch model, and noise to feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from accel import catalog, onnx_file
+from accel.contracts import RecipeTask
+from accel.imports import ImportPolicy
+from accel.model import Signature, TensorSpec, TorchModel
+from accel.origin import torch_model, torch_origin
+from accel.recipe.settings import Recipe
+from accel.steps import SPLITS, declared_inputs, selects
+
+if TYPE_CHECKING:
+    from accel.contracts import Array
+
+
+def make_task(recipe: Recipe, policy: ImportPolicy) -> RecipeTask | None:
+    """The recipe's task, or None where it has no data."""
+    if recipe.task is None or not any(getattr(recipe.data, split) for split in SPLITS):
+        return None
+    kind = catalog.load(catalog.tasks()[recipe.task.type])
+    return cast(
+        "RecipeTask",
+        kind(
+            recipe.task,
+            recipe.data,
+            policy=policy,
+            inputs=Signature(task_inputs(recipe), ()),
+            seed=recipe.seed,
+            hold_selection=selects(recipe),
+        ),
+    )
+
+
+def task_inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:
+    """The model's inputs: as the recipe declares them, or the ONNX file's own."""
+    if recipe.model.path:
+        return onnx_file.read(recipe.folder / recipe.model.path).signature.inputs
+    return declared_inputs(recipe)
+
+
+def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
+    """Build the recipe's torch model: user code runs here, in a child process."""
+    settings = recipe.model
+    origin = torch_origin(
+        factory=settings.factory,
+        torchvision=settings.torchvision,
+        kwargs=settings.kwargs,
+        weights=recipe.folder / settings.weights if settings.weights else None,
+        policy=policy,
+    )
+    return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
+
+
+def noise(inputs: Sequence[TensorSpec], size: int, seed: int) -> dict[str, Array]:
+    """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for spec in inputs:
+        shape = tuple(
+            size if isinstance(axis, str) and index == 0 else 1 if isinstance(axis, str) else axis
+            for index, axis in enumerate(spec.shape)
+        )
+        dtype = np.dtype(spec.dtype)
+        made[spec.name] = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype=dtype)
+    return made
