@@ -24,15 +24,31 @@ _WAY_OUT = {
 }
 
 
+_ROOM_BYTES = 1 << 16
+
+
+def storage_fault(error: OSError, place: object) -> StorageFault | None:
+    """The fault, with its way out, that an operating system error about ``place`` means; None if it is another kind."""
+    way_out = _WAY_OUT.get(error.errno or 0)
+    return None if way_out is None else StorageFault(f"{place}: {way_out}")
+
+
 @contextmanager
 def storage_faults(place: Path) -> Iterator[None]:
     """Turn an operating system error about ``place`` into a StorageFault that says the way out."""
     try:
         yield
     except OSError as error:
-        if error.errno in _WAY_OUT:
-            raise StorageFault(f"{place}: {_WAY_OUT[error.errno]}") from error
-        raise
+        fault = storage_fault(error, place)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def require_room(folder: Path) -> None:
+    """Raise StorageFault if the disk under ``folder`` is as good as full: what a library's obscure error then means."""
+    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+        raise StorageFault(f"{folder}: {_WAY_OUT[errno.ENOSPC]}")
 
 
 def sync(path: Path) -> None:

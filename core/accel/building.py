@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel import catalog, onnx_file
+from accel.atomic import require_room
 from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
 from accel.errors import AccelError, DataFault, MissingBackend, PassFault
 from accel.imports import ImportPolicy
@@ -264,6 +265,7 @@ class Builder:
             raise
         except Exception as error:  # the boundary to third-party code: named and reported, with the trace in the log
             traceback.print_exc()
+            require_room(self._store.folder)
             raise PassFault(f"{what}: {type(error).__name__}: {error}") from error
 
     # -- data and execution -------------------------------------------------------------------------------------------

@@ -270,8 +270,7 @@ def _run() -> int:
         _say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        _say("interrupted; the next run goes on after the last finished step")
-        return 130
+        return _interrupted()
     except Terminated:
         _say("terminated; the next run goes on after the last finished step")
         return 143
@@ -287,11 +286,16 @@ def _unexpected(error: Exception) -> int:
     if show is not None:  # typer's own usage errors and aborts
         show()
         return int(getattr(error, "exit_code", 2))
-    if type(error).__name__ == "Abort":
-        return 130
+    if type(error).__name__ == "Abort":  # what typer makes of KeyboardInterrupt
+        return _interrupted()
     traceback.print_exc()
     _say(f"this is a bug in accel ({type(error).__name__}); please report it with the lines above")
     return 70
+
+
+def _interrupted() -> int:
+    _say("interrupted; the next run goes on after the last finished step")
+    return 130
 
 
 def _say(text: str) -> None:

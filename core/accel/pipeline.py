@@ -56,6 +56,7 @@ def optimize(
     require_ours(final, recipe.name)
     lock = store.folder / "locks" / f"output-{sha256(str(final.absolute()).encode()).hexdigest()}.lock"
     with ExitStack() as stack:
+        stack.callback(store.sweep)  # what children left that were ended in the middle of a step
         stack.enter_context(screen)
         stack.enter_context(exclusive(lock, waiting=lambda: screen.note(f"waiting for another run that writes {final}")))
         with storage_faults(final):

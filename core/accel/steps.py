@@ -90,12 +90,17 @@ def step_key(
             "settings": settings_of(a_pass),
             "source": source,
             "data": dict(data),
-            "profile": None if profile is None else asdict(profile),
+            "profile": None if profile is None else _dialect(profile),
             "target": None if target is None else asdict(target),
             "seed": seed,
             "libraries": library_versions(a_pass.libraries, asked_by=catalogue_key),
         }
     )
+
+
+def _dialect(profile: QuantizationProfile) -> dict[str, Any]:
+    """What makes two profiles differ: ``engine`` chose the pass already, and two targets may share what comes of one dialect."""
+    return {field.name: getattr(profile, field.name) for field in fields(profile) if field.compare}
 
 
 def deploy_key(target: Target, *, source: str, library: str | None) -> str:

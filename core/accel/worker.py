@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from accel import errors
+from accel.atomic import storage_fault
 from accel.errors import AccelError, WorkerFault
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -162,6 +163,8 @@ def _described(error: BaseException, doing: str) -> dict[str, str]:
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
         peak = peak_memory_bytes() / 2**20
         return {"type": "WorkerFault", "message": f"out of memory at {doing} (peak {peak:.0f} MiB): {error or 'MemoryError'}"}
+    if isinstance(error, OSError):
+        error = storage_fault(error, error.filename2 or error.filename or doing) or error
     if isinstance(error, AccelError):
         return {"type": type(error).__name__, "message": str(error)}
     where = traceback.extract_tb(error.__traceback__)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ def test_no_home_and_no_cache_folder(project: Project) -> None:
 
 
 @pytest.fixture(scope="module")
-def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system of 300 kB, where this machine lets us mount one."""
     place = tmp_path_factory.mktemp("disk")
     mounted = subprocess.run(
@@ -73,7 +73,8 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if mounted.returncode:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    return place
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_under_the_cache(project: Project, small_disk: Path) -> None:

@@ -82,8 +82,9 @@ def _preset(profile: QuantizationProfile) -> nncf.QuantizationPreset:
 
 
 def _ranges(calibration: NncfCalibration) -> RangeEstimatorParameters:
-    """``minmax``: the whole range over all samples. NNCF's own default is the mean of each sample's range, which it calls the
-    same name elsewhere; ``percentile`` is taken within each sample and averaged, as NNCF cannot over all of them."""
+    """``minmax``: the whole range over all samples (NNCF itself takes the mean of the samples). ``percentile``: taken
+    within each sample, as NNCF cannot over all of them, and the widest of these; with their mean, EfficientNet-Lite0 fell from
+    88 to 69 % top-1."""
     if calibration.method == "minmax":
         return RangeEstimatorParameters(
             min=StatisticsCollectorParameters(statistics_type=StatisticsType.MIN, aggregator_type=AggregatorType.MIN),

@@ -33,8 +33,8 @@ from accel.model import OnnxModel
 
 HISTOGRAM_BINS = {"entropy": 256, "percentile": 2048}
 """Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile. For entropy it has 128, as many as the
-levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 256 lets it cut up to half of the range; with
-more it cuts more, and a trained ResNet-20 lost 0.7 points of top-1 at 512 (fine bins hide the rounding from the divergence)."""
+levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 256 lets it cut up to half of the range.
+Finer bins hide the rounding from the divergence, and it cuts too much: ResNet-20 had 88.7 % top-1, 89.0 at 256, 88.0 at 512."""
 
 
 def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: IgnoredScope) -> OnnxModel:
