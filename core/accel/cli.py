@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from accel.atomic import storage_fault
 from accel.errors import AccelError, EnvironmentFault, StorageFault
 
 app = typer.Typer(
@@ -34,8 +35,15 @@ AllowImport = Annotated[
 ]
 
 
-class Terminated(BaseException):
-    """SIGTERM: raised where the program is, so that children end and temporary files go."""
+class Stopped(BaseException):
+    """A signal: raised where the program is, so that children end and temporary files go. ``exit_code``: 128 + the signal.
+
+    Ctrl-C too: typer turns a KeyboardInterrupt into a silent exit.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(signal.Signals(number).name)
 
 
 def _console(*, error: bool) -> Any:
@@ -243,13 +251,14 @@ def cache(
     )
 
 
-def _on_sigterm(number: int, frame: object) -> NoReturn:
-    raise Terminated
+def _on_signal(number: int, frame: object) -> NoReturn:
+    raise Stopped(number)
 
 
 def main() -> NoReturn:
     """Entry of the ``accel`` command; ends the process with the documented exit code."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
     try:
         code = _run()
         sys.stdout.flush()
@@ -264,18 +273,21 @@ def _run() -> int:
     try:
         result = app(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        raise
     except AccelError as error:
         _say(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted()
-    except Terminated:
-        _say("terminated; the next run goes on after the last finished step")
-        return 143
+    except Stopped as stop:
+        _say(f"stopped by {stop}; the next run goes on after the last finished step")
+        return stop.exit_code
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # typer's own answer to it would be exit code 1
+            raise leaving.__context__ from None
+        raise
     except OSError as error:
-        _say(f"{error.filename or 'system'}: {error.strerror or error}")
+        if isinstance(error, BrokenPipeError):
+            raise
+        fault = storage_fault(error, error.filename or "system")
+        _say(str(fault or f"{error.filename or 'system'}: {error.strerror or error}"))
         return StorageFault.exit_code
     except Exception as error:  # noqa: BLE001  the boundary: what is left is our bug, or a usage error of the parser
         return _unexpected(error)
@@ -283,19 +295,12 @@ def _run() -> int:
 
 def _unexpected(error: Exception) -> int:
     show = getattr(error, "show", None)
-    if show is not None:  # typer's own usage errors and aborts
+    if show is not None:  # typer's own usage errors
         show()
         return int(getattr(error, "exit_code", 2))
-    if type(error).__name__ == "Abort":  # what typer makes of KeyboardInterrupt
-        return _interrupted()
     traceback.print_exc()
     _say(f"this is a bug in accel ({type(error).__name__}); please report it with the lines above")
     return 70
-
-
-def _interrupted() -> int:
-    _say("interrupted; the next run goes on after the last finished step")
-    return 130
 
 
 def _say(text: str) -> None:
