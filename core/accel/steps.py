@@ -99,7 +99,7 @@ def step_key(
 
 
 def _dialect(profile: QuantizationProfile) -> dict[str, Any]:
-    """What makes two profiles differ: ``engine`` chose the pass already, and two targets may share what comes of one dialect."""
+    """What makes two profiles differ: ``engine`` chose the pass already; two targets may share what comes of one dialect."""
     return {field.name: getattr(profile, field.name) for field in fields(profile) if field.compare}
 
 
