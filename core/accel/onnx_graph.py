@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,30 +165,29 @@ def macs(proto: Any, sizes: Mapping[str, int] | None = None) -> Macs:
 
 
 def quantization(proto: Any) -> Quantization:
-    """Which weighted operators read Q/DQ, with which element types and zero points."""
-    graph = proto.graph
-    makers = {output: node for node in graph.node for output in node.output}
-    constants = _constants(graph)
+    """Which weighted operators read Q/DQ, with which element types and zero points; bodies of If and Loop included."""
     activation: list[_Integers] = []
     weight: list[_Integers] = []
     floating: list[str] = []
-    weight_only = quantized = weighted = 0
-    for node in graph.node:
-        if node.op_type not in WEIGHTED_OPERATORS:
-            continue
-        weighted += 1
-        first, second = _quantized_inputs(node, makers, constants)
-        if first is not None and second is not None:
-            quantized += 1
-            activation.append(first)
-        elif second is not None:
-            weight_only += 1
-        else:
-            floating.append(_label(node))
-        if second is not None:
-            weight.append(second)
+    weight_only = quantized = 0
+    for graph in graphs(proto.graph):
+        makers = {output: node for node in graph.node for output in node.output}
+        constants = _constants(graph)
+        for node in graph.node:
+            if node.op_type not in WEIGHTED_OPERATORS:
+                continue
+            first, second = _quantized_inputs(node, makers, constants)
+            if first is not None and second is not None:
+                quantized += 1
+                activation.append(first)
+            elif second is not None:
+                weight_only += 1
+            else:
+                floating.append(_label(node))
+            if second is not None:
+                weight.append(second)
     return Quantization(
-        weighted=weighted,
+        weighted=quantized + weight_only + len(floating),
         quantized=quantized,
         weight_only=weight_only,
         floating=tuple(floating),
@@ -198,6 +197,17 @@ def quantization(proto: Any) -> Quantization:
         weights_symmetric=all(each.symmetric for each in weight) if weight else None,
         per_channel=any(each.per_channel for each in weight) if weight else None,
     )
+
+
+def graphs(graph: Any) -> Iterator[Any]:
+    """A GraphProto and every graph inside its nodes, outermost first."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from graphs(inner)
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,8 @@ def _quantized_inputs(node: Any, makers: Mapping[str, Any], constants: Mapping[s
         return [_integers(_input(node, i + 1), _input(node, i + 2), constants) for i in (0, 3)]
     if node.op_type in ("ConvInteger", "MatMulInteger"):
         points = [*node.input[2:4], "", ""]
-        return [_integers("", points[0], constants) or _Integers("uint8", False, False), _integers("", points[1], constants)]
+        kinds = (_Integers("uint8", False, False), _Integers("int8", True, False))  # a zero point that is left out is 0
+        return [_integers("", point, constants) or kind for point, kind in zip(points, kinds, strict=False)]
     if node.op_type in _WEIGHT_ONLY_OPERATORS:
         return [None, _Integers(f"int{_attribute(node, 'bits', 4)}", len(node.input) < 4, True)]
     return [_dequantized(_input(node, i), makers, constants) for i in WEIGHTED_OPERATORS[node.op_type]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 
 from accel.accelerate.precision import Counts
 from accel.onnx_file import parse
+from accel.onnx_graph import graphs, quantization
 
 # Conv, Gemm and the like, and what ONNX Runtime fuses them into (its contrib operators: docs/ContribOperators.md, NCHWc: MLAS).
 _FLOAT = frozenset(
@@ -22,9 +23,6 @@ _INT8 = frozenset(
         "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
     }
 )  # fmt: skip
-_WRAPPABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# They only move or reshape values, so the operator behind them still reads quantized ones.
-_TRANSPARENT = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 _FLOATS: Mapping[int, str] = {
     onnx.TensorProto.FLOAT: "fp32",
     onnx.TensorProto.FLOAT16: "fp16",
@@ -39,33 +37,7 @@ def quantized_operators(path: Path) -> int:
 
     Operators that the file already has in an INT8 form (QLinearConv, MatMulInteger) count too.
     """
-    model = parse(path)
-    return sum(_quantized_in(graph) for graph in graphs(model.graph))
-
-
-def graphs(graph: Any) -> Iterator[Any]:
-    """A GraphProto and every graph inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from graphs(inner)
-
-
-def _quantized_in(graph: Any) -> int:
-    producers = {name: node for node in graph.node for name in node.output}
-
-    def dequantized(name: str) -> bool:
-        node = producers.get(name)
-        while node is not None and node.op_type in _TRANSPARENT:
-            node = producers.get(node.input[0])
-        return node is not None and node.op_type == "DequantizeLinear"
-
-    return sum(
-        node.op_type in _INT8 or (node.op_type in _WRAPPABLE and all(map(dequantized, node.input[:2]))) for node in graph.node
-    )
+    return quantization(parse(path)).quantized
 
 
 def executed_operators(path: Path) -> Counts:

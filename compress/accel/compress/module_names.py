@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import onnx
 from torch import nn
 
-from accel.compress.onnx_writing import graphs, unique
+from accel.compress.onnx_writing import unique
+from accel.onnx_graph import graphs
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter notes the modules a node comes from: ``['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']``."""

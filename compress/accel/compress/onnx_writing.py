@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from accel.errors import PassFault, StorageFault
+from accel.onnx_graph import graphs
 
 SINGLE_FILE_LIMIT = 1_900_000_000
 """Bytes; protobuf ends at 2 GiB. Above it the weights go into ``<name>.data`` beside the file (never a link)."""
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """``graph`` and every graph inside it (the branches of If, the bodies of Loop and Scan), outermost first."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_KINDS else ():
-                yield from graphs(inner)
-
-
-_GRAPH_KINDS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 def strip_metadata_(model: onnx.ModelProto) -> None:

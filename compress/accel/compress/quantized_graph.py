@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 
 import onnx
 
-from accel.compress.onnx_writing import drop_unused_initializers_, drop_unused_opsets_, graphs, strip_metadata_
+from accel.compress.onnx_writing import drop_unused_initializers_, drop_unused_opsets_, strip_metadata_
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import PassFault
+from accel.onnx_graph import graphs, quantization
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose time INT8 saves, and whose names a report lists where they stay in floating point."""
@@ -106,6 +107,7 @@ def remarks(model: onnx.ModelProto, ignored: Collection[str], engine: str) -> tu
 
     Raises PassFault where none is.
     """
+    floating = set(quantization(model).floating)
     quantized: Counter[str] = Counter()
     left: list[str] = []
     for graph in graphs(model.graph):
@@ -114,7 +116,7 @@ def remarks(model: onnx.ModelProto, ignored: Collection[str], engine: str) -> tu
         for node in graph.node:
             if node.op_type not in WEIGHTED:
                 continue
-            if all(_dequantized(value, maker) for value in node.input[:2]):
+            if node.name not in floating:
                 quantized[node.op_type] += 1
             else:
                 left.append(f"{node.name} kept in floating point: {_reason(node, ignored, maker, weights, engine)}")

@@ -13,7 +13,6 @@ from accel import onnx_file
 from accel.compress.onnx_writing import (
     drop_unused_initializers_,
     drop_unused_opsets_,
-    graphs,
     load,
     name_all_nodes_,
     strip_metadata_,
@@ -25,6 +24,7 @@ from accel.compress.same_outputs import batch_sizes, example_inputs, require_sam
 from accel.contracts import Job
 from accel.errors import PassFault
 from accel.model import OnnxModel
+from accel.onnx_graph import graphs
 
 RTOL, ATOL = 1e-3, 1e-5
 """Folding a batch norm into a convolution rounds differently; anything larger is a fault."""
