@@ -178,7 +178,7 @@ def benchmark(
 @app.command()
 def report(
     path: Annotated[Path, typer.Argument(help="report.json, or the output folder of a run", show_default=False)],
-    form: Annotated[str, typer.Option("--format", help="md, json or table")] = "md",
+    form: Annotated[str, typer.Option("--format", help="md, brief (one table), json or table")] = "md",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
 ) -> int:
     """Render a report again, without measuring."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accel.cli import main
+
 NETWORK = """
 import torch
 from torch import nn
@@ -77,6 +79,25 @@ benchmark: {min_duration_s: 0.5, min_iterations: 50}
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self, code: int, *said: str) -> None:
+        """It ended with ``code``, said all of ``said`` on standard error in whole sentences, and nothing on standard output."""
+        assert self.code == code, self.err
+        for part in said:
+            assert part in self.err, f"{part!r} is not in: {self.err}"
+        assert self.err.startswith("accel: ")
+        assert "Traceback (most recent call last)" not in self.err
+        assert "this is a bug" not in self.err
+        assert self.out == ""
+
+
+@dataclass(frozen=True)
 class Project:
     """A folder with a recipe, and an ``accel`` whose cache and home lie beside it."""
 
@@ -139,6 +160,31 @@ def new_project() -> Callable[[Path], Project]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return make_project(tmp_path / "a project")
+
+
+@pytest.fixture
+def typed(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """What a user types, in the project's folder: the entry point of the command, in this process to save its start.
+
+    Children that it starts are real ones.
+    """
+
+    def run(*arguments: str) -> Ended:
+        with monkeypatch.context() as patch:
+            patch.chdir(project.folder)
+            patch.setattr("sys.argv", ["accel", *arguments])
+            patch.setattr("signal.signal", lambda number, handler: None)
+            patch.setenv("HOME", str(project.folder))
+            patch.setenv("XDG_CACHE_HOME", str(project.cache))
+            patch.setenv("OMP_NUM_THREADS", "1")
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ending:
+                main()
+        said = capsys.readouterr()
+        assert isinstance(ending.value.code, int)
+        return Ended(ending.value.code, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

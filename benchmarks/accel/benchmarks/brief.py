@@ -1,0 +1,48 @@
+"""A report in one small Markdown table, for a README: what was run, how it came out, on what."""
+
+from __future__ import annotations
+
+from accel.benchmarks import figures
+from accel.benchmarks.untrusted import markdown
+from accel.benchmarks.verdict import fastest_fp32, speedup
+from accel.report import Report, Row
+
+_HEAD = ("row", "accuracy (paired difference)", "p50", "against the fastest FP32 row", "files", "executed")
+
+
+def brief(report: Report) -> str:
+    """The table, and a line that says what it holds for."""
+    baseline = fastest_fp32(report.rows)
+    lines = [f"| {' | '.join(_HEAD)} |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    lines += [f"| {' | '.join(_cells(row, baseline))} |" for row in report.rows]
+    machine = report.environment
+    versions = ", ".join(
+        f"{name} {machine.libraries[name]}"
+        for name in ("torch", "onnxruntime", "openvino", "nncf")
+        if name in machine.libraries
+    )
+    counts = ", ".join(f"{use.samples:,} {use.split}" for use in report.data)
+    threads = report.method.get("threads", 1)
+    noise = "" if report.noise is None else f" A/A pair: {figures.ratio(report.noise.ratio)}, {report.noise.verdict}."
+    method = report.method
+    how = f"{machine.cores} cores, {threads} thread{'s' if threads != 1 else ''}, batch {method.get('batch_size', 1)}"
+    lines += ["", f"{markdown(machine.cpu)}, {how}; {markdown(versions)}; samples: {counts}.{noise}"]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, baseline: Row | None) -> list[str]:
+    name = markdown(row.name)
+    trouble = figures.trouble(row)
+    if trouble is not None:
+        return [name, markdown(trouble), *[figures.NONE] * 4]
+    accuracy = figures.NONE
+    if row.metrics:
+        metric = row.metrics[0]
+        accuracy = f"{markdown(figures.label(metric.name))} {figures.metric_value(metric)} {figures.metric_difference(metric)}"
+    ratio = figures.NONE
+    if baseline is not None and row.name == baseline.name:
+        ratio = "1"
+    elif baseline is not None and (found := speedup(row, baseline)) is not None:
+        ratio = figures.ratio(found)
+    p50 = figures.milliseconds(None if row.latency is None else row.latency.p50_ms)
+    return [name, accuracy.strip(), p50, ratio, figures.size(row.size_bytes), markdown(figures.precision(row.precision))]
