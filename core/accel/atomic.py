@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,12 +20,14 @@ _WAY_OUT = {
     errno.EROFS: "the file system is read-only; point --output and --cache-dir elsewhere",
     errno.EACCES: "permission denied; point --output and --cache-dir to a folder you may write",
     errno.EPERM: "permission denied; point --output and --cache-dir to a folder you may write",
+    errno.EISDIR: "is a folder; name a file in it",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.ENAMETOOLONG: "the path is too long; choose a shorter name or --output",
 }
 
 
 _ROOM_BYTES = 1 << 16
+_WAITING_S = 30.0
 
 
 def storage_fault(error: OSError, place: object) -> StorageFault | None:
@@ -40,6 +43,8 @@ def storage_faults(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         fault = storage_fault(error, place)
+        if isinstance(error, FileNotFoundError):
+            fault = StorageFault(f"{place}: its folder is not there and cannot be made; choose another --output or --cache-dir")
         if fault is None:
             raise
         raise fault from error
@@ -69,8 +74,16 @@ def sync_tree(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Replace ``path`` by ``content`` in one step. Raises StorageFault; the old file is then untouched."""
+    """Replace ``path`` by ``content`` in one step. Raises StorageFault; the old file is then untouched.
+
+    A link is followed, and a device or pipe (``/dev/stdout``) is written to: it is the user's, not ours to replace.
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
+    if path.is_char_device() or path.is_fifo():
+        with storage_faults(path):
+            path.write_bytes(data)
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.parent / f".{path.name[:80]}.{os.getpid()}.partial"
     with storage_faults(path):
         try:
@@ -116,7 +129,7 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def exclusive(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file ``path``; wait for another process that does, after calling ``waiting`` once. Freed by any death.
+    """Hold the lock file ``path``; wait for another process that does, calling ``waiting`` now and then. Freed by any death.
 
     The file is removed on release, so the holder checks after locking that the file it locked is still the one at the path.
     """
@@ -125,13 +138,12 @@ def exclusive(path: Path, *, waiting: Callable[[], None] | None = None) -> Itera
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is not None:
+            said = -_WAITING_S
+            while not _try_lock(handle):
+                if waiting is not None and time.monotonic() - said > _WAITING_S:
                     waiting()
-                    waiting = None
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                    said = time.monotonic()
+                time.sleep(0.1)
             if _same_file(handle, path):
                 try:
                     yield
@@ -142,15 +154,21 @@ def exclusive(path: Path, *, waiting: Callable[[], None] | None = None) -> Itera
             os.close(handle)
 
 
-def try_exclusive(path: Path) -> int | None:
-    """Lock ``path`` without waiting: its descriptor, to be given to ``os.close``; None while another process holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _try_lock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+        return False
+    return True
+
+
+def try_exclusive(path: Path) -> int | None:
+    """Lock ``path`` without waiting: its descriptor, to be given to ``os.close``; None while another process holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if _try_lock(handle):
+        return handle
+    os.close(handle)
+    return None
 
 
 def _same_file(handle: int, path: Path) -> bool:

@@ -6,10 +6,12 @@ Nothing heavy is imported until a step has to run: a run whose steps are all sto
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from accel import catalog, onnx_file
 from accel.atomic import require_room
 from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
-from accel.errors import AccelError, DataFault, MissingBackend, PassFault
-from accel.imports import ImportPolicy
+from accel.errors import AccelError, DataFault, MissingBackend, PassFault, UsageError, WorkFault
+from accel.imports import ImportPolicy, load
 from accel.model import Model, OnnxModel, Target, TorchModel
 from accel.origin import torch_origin
 from accel.rebuilding import make_task, noise, untouched_module
@@ -36,7 +38,7 @@ from accel.steps import (
     source_digest,
     step_key,
 )
-from accel.store import Claim, Entry, Store, digest_of
+from accel.store import STORE_VERSION, Claim, Entry, Store, digest_of
 from accel.worker import Emit
 
 if TYPE_CHECKING:
@@ -64,7 +66,6 @@ class Builder:
         self._emit = emit
         self._recipe = recipe
         self._policy = policy
-        self._warnings: list[str] = []
         self._store = Store(store, warn=self._warn)
         self._targets = {target.name: target for target in recipe.targets_resolved()}
 
@@ -77,34 +78,44 @@ class Builder:
         task = self._task
         if task is None:
             return {"splits": [], "warnings": []}
+        self._require_metrics()
         self._emit({"doing": "reading the data"})
         digests = {split: task.digest(split) for split in SPLITS if task.has(split)}
-        key = digest_of({"data": digests})
+        key = digest_of({"store": STORE_VERSION, "look": 1, "data": digests})
 
         def look(claim: Claim) -> dict[str, Any]:
             self._emit({"doing": "comparing the splits by content"})
-            splits = [
-                {"split": split, "source": self._source_of(split), "samples": task.count(split), "digest": digest}
-                for split, digest in digests.items()
-            ]
-            return {"splits": splits, "warnings": [*task.overlaps()]}
+            counts = {split: task.count(split) for split in digests}
+            return {"counts": counts, "warnings": [*task.overlaps(), *task.warnings]}
 
         entry = self._stored(key, look)[0]
-        return {"splits": entry.meta["splits"], "warnings": [*entry.meta["warnings"], *task.warnings]}
+        splits = [
+            {"split": split, "source": self._source_of(split), "samples": entry.meta["counts"][split], "digest": digest}
+            for split, digest in digests.items()
+        ]
+        return {"splits": splits, "warnings": [*entry.meta["warnings"], *task.warnings]}
+
+    def _require_metrics(self) -> None:
+        """Import the user's metrics now: one that is not there should not be found out after everything is built."""
+        for metric in self._recipe.task.metrics if self._recipe.task is not None else ():
+            if ":" in metric:
+                load(metric, self._policy)
 
     def sample(self, batch_size: int, file: str) -> None:
-        """Write one batch of ``batch_size`` to the .npz ``file``, for timing: validation data, or seeded noise without data."""
+        """Write one batch of ``batch_size`` to the .npz ``file``, for timing: real samples, or seeded noise without data."""
         import numpy as np
 
-        inputs = self._batch(("validation", "calibration"), batch_size)
+        inputs = self._batch(("calibration", "validation"), batch_size)
         np.savez(file, **inputs)  # type: ignore[arg-type]
 
-    def baseline(self, target: str) -> dict[str, Any]:
-        """The untouched model as FP32 files for this target's backend."""
-        chosen = replace(self._targets[target], precision="fp32", options=_without_format(self._targets[target]))
+    def baseline(self, target: str) -> dict[str, Any] | None:
+        """The untouched model as files for this target, in FP32 where the device has it; None for eager, which is it."""
+        chosen = _plain(self._targets[target])
+        if chosen.backend == "eager":
+            return None
         steps: list[dict[str, Any]] = []
         stage = self._exported(target, steps)
-        return self._deployed(chosen, stage, steps)
+        return {**self._deployed(chosen, stage, steps), "target": asdict(chosen)}
 
     def build(self, target: str) -> dict[str, Any]:
         """Run the passes for ``target`` and write the files that ship: ``{"model": ..., "folder": ..., "steps": [...]}``."""
@@ -113,16 +124,14 @@ class Builder:
         stage = self._untouched
         passes = self._recipe.passes_for(chosen)
         for index, (key, a_pass) in enumerate(passes):
-            stage = self._step(chosen, key, a_pass, stage, steps, label=f"{target}: {key} ({index + 1} of {len(passes)})")
+            label = f"{target}: {key} ({index + 1} of {len(passes)})"
+            allow_noop = self._recipe.passes[index].allow_noop
+            stage = self._step(chosen, key, a_pass, stage, steps, label=label, allow_noop=allow_noop)
         return self._deployed(chosen, stage, steps)
 
     def reference(self) -> dict[str, Any] | None:
         """How a runner builds the untouched torch module; None where the recipe starts from an ONNX file."""
         return None if self._recipe.model.path else {"kind": "torch", "digest": self._untouched.digest}
-
-    def warnings(self) -> list[str]:
-        """What went wrong without stopping the run."""
-        return list(dict.fromkeys(self._warnings))
 
     # -- the untouched model ------------------------------------------------------------------------------------------
 
@@ -131,7 +140,8 @@ class Builder:
         settings = self._recipe.model
         if settings.path:
             path = self._recipe.folder / settings.path
-            self._warnings += [f"{settings.path}: {warning}" for warning in onnx_file.check(path)]
+            for warning in onnx_file.check(path):
+                self._warn(f"{settings.path}: {warning}")
             return Stage(onnx_file.digest(path), lambda: onnx_file.read(path))
         origin = torch_origin(
             factory=settings.factory,
@@ -158,7 +168,17 @@ class Builder:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def _step(self, target: Target, key: str, a_pass: Pass, stage: Stage, steps: list[dict[str, Any]], *, label: str) -> Stage:
+    def _step(
+        self,
+        target: Target,
+        key: str,
+        a_pass: Pass,
+        stage: Stage,
+        steps: list[dict[str, Any]],
+        *,
+        label: str,
+        allow_noop: bool = False,
+    ) -> Stage:
         self._emit({"doing": label, "step": label})
         needs: frozenset[Need] = a_pass.needs
         backend: Backend = catalog.backend(target.backend)
@@ -191,33 +211,37 @@ class Builder:
             result = self._guarded(key, lambda: a_pass(given, job))
             if not isinstance(result, OnnxModel):
                 raise PassFault(f"{key}: gave a {type(result).__name__}; only steps that end in an ONNX file can be stored")
-            self._require_sound(key, a_pass, stage, result)
+            result = _inside(result, claim.folder)
+            self._require_sound(key, result)
             return {
                 "main": result.path.relative_to(claim.folder).as_posix(),
                 "signature": signature_record(result.signature),
-                "notes": [*(given.notes if isinstance(given, TorchModel) else ()), *result.notes],
+                "notes": list(result.notes),
+                # With the step, so that they are said again where it is stored: of the model, and of the data it has read.
+                "warnings": [
+                    *(given.notes if isinstance(given, TorchModel) else ()),
+                    *(self._task.warnings if self._task is not None and set(SPLITS) & needs else ()),
+                ],
+                "unchanged": isinstance(given, OnnxModel) and onnx_file.digest(given.path) == onnx_file.digest(result.path),
                 "seconds": time.perf_counter() - started,
             }
 
         entry, cached = self._stored(name, run)
+        for warning in entry.meta["warnings"]:
+            self._warn(warning)
+        if entry.meta["unchanged"] and not allow_noop:
+            raise PassFault(f"{key}: changed nothing; remove the pass, or set allow_noop: true on it")
         steps.append({**record, "seconds": entry.meta["seconds"], "cached": cached, "notes": list(entry.meta["notes"])})
         return Stage(entry.digest, lambda: _onnx_model(entry))
 
-    def _require_sound(self, key: str, a_pass: Pass, before: Stage, result: OnnxModel) -> None:
-        """Finite weights and outputs, and that something changed."""
+    def _require_sound(self, key: str, result: OnnxModel) -> None:
+        """Finite weights and finite outputs."""
         onnx_file.require_finite(result.path)
-        inputs = self._batch(("calibration", "validation"), 2)
+        fixed = [spec.shape[0] for spec in result.signature.inputs if spec.shape and isinstance(spec.shape[0], int)]
+        inputs = self._batch(("calibration", "validation"), fixed[0] if fixed else 2)
         outputs = self._execute(result.path, inputs)
         for spec, output in zip(result.signature.outputs, outputs, strict=True):
             require_finite_output(f"{key}: output {spec.name}", output)
-        loaded = before.load()
-        unchanged = isinstance(loaded, OnnxModel) and onnx_file.digest(loaded.path) == onnx_file.digest(result.path)
-        if unchanged and not self._allows_noop(key):
-            raise PassFault(f"{key}: changed nothing; remove the pass, or set allow_noop: true on it")
-
-    def _allows_noop(self, key: str) -> bool:
-        kind = key.partition("/")[0]
-        return any(entry.allow_noop for entry in self._recipe.passes if entry.type == kind)
 
     def _deployed(self, target: Target, stage: Stage, steps: list[dict[str, Any]]) -> dict[str, Any]:
         backend: Backend = catalog.backend(target.backend)
@@ -259,12 +283,14 @@ class Builder:
         """Library exceptions of a pass become PassFault; ours, memory and interrupts pass through."""
         try:
             return work()
-        except (AccelError, MemoryError):
+        except WorkFault:
+            require_room(self._store.folder)  # a library that could not write says anything but that
             raise
-        except OSError:
+        except (AccelError, MemoryError, OSError):
             raise
         except Exception as error:  # the boundary to third-party code: named and reported, with the trace in the log
-            traceback.print_exc()
+            with suppress(OSError):  # the log may lie on the disk that is full
+                traceback.print_exc()
             require_room(self._store.folder)
             raise PassFault(f"{what}: {type(error).__name__}: {error}") from error
 
@@ -330,7 +356,8 @@ class Builder:
         self._emit({"what": "waiting for another run that makes this step"})
 
     def _warn(self, text: str) -> None:
-        self._warnings.append(text)
+        """At once, so that nothing is lost with a builder that dies later."""
+        self._emit({"warning": text})
 
 
 def require_finite_output(what: str, output: Array) -> None:
@@ -343,6 +370,17 @@ def require_finite_output(what: str, output: Array) -> None:
         )
 
 
+def _inside(model: OnnxModel, folder: Path) -> OnnxModel:
+    """The model with its files in ``folder``: a pass may give back what it was given."""
+    if model.path.is_relative_to(folder):
+        return model
+    for path in onnx_file.files(model.path):
+        place = folder / path.relative_to(model.path.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+    return replace(model, path=folder / model.path.name)
+
+
 def _onnx_model(entry: Entry) -> OnnxModel:
     return OnnxModel(
         path=entry.folder / entry.meta["main"],
@@ -351,5 +389,12 @@ def _onnx_model(entry: Entry) -> OnnxModel:
     )
 
 
-def _without_format(target: Target) -> dict[str, Any]:
-    return {key: value for key, value in target.options.items() if key != "format"}
+def _plain(target: Target) -> Target:
+    """The target of its baseline: FP32, unless the device has none; and the ONNX file as it is."""
+    options = {key: value for key, value in target.options.items() if key != "format"}
+    plain = replace(target, options=options)
+    try:
+        catalog.backend(target.backend).check_options(replace(plain, precision="fp32"))
+    except UsageError:
+        return plain
+    return replace(plain, precision="fp32")

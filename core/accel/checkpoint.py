@@ -7,6 +7,7 @@ again and again, and an automatic second try has itself been a vulnerability els
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import pickletools
 import re
@@ -15,7 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from accel.errors import ModelFault, SafetyRefusal, UsageError
 from accel.onnx_file import looks_like
@@ -27,6 +28,10 @@ _HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors format itself
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 _LISTED = 5
+_SAFETENSORS_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1,
+    "BOOL": 1,
+}  # fmt: skip
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -93,7 +98,7 @@ def require_values(module: nn.Module) -> None:
 
 
 def require_finite(module: nn.Module) -> list[str]:
-    """ModelFault naming the first parameter or buffer with NaN or Inf; gives notes on weights that are all zero.
+    """ModelFault naming the first parameter or buffer with NaN or Inf; notes on weights that are all zero or denormal.
 
     A buffer of 0 and infinities is an attention mask and passes.
     """
@@ -112,6 +117,11 @@ def require_finite(module: nn.Module) -> list[str]:
                 raise ModelFault(f"{kind} {key!r} holds {what}; the training that made it diverged, or the file is damaged")
             if kind == "parameter" and value.dim() > 1 and not value.any():
                 notes.append(f"{key}: all {value.numel()} weights are zero")
+            if kind == "parameter" and value.is_floating_point():
+                magnitude = value.detach().abs()
+                denormals = int(((magnitude > 0) & (magnitude < torch.finfo(value.dtype).tiny)).sum())
+                if denormals:
+                    notes.append(f"{key}: {denormals} denormal values, slow on some CPUs; round them to zero")
     return notes
 
 
@@ -253,13 +263,35 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file: name to ``{"dtype", "shape", "data_offsets"}``. ModelFault if it is damaged."""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else 0
+        start = stream.read(4096)
+        length = struct.unpack("<Q", start[:8])[0] if size >= 8 else 0
         if length == 0 or length > min(_HEADER_LIMIT_BYTES, size - 8):
-            raise ModelFault(f"{path.name}: not a safetensors file, or cut short")
+            looks = looks_like(start)
+            raise ModelFault(f"{path.name}: not a safetensors file{f'; it looks like {looks}' if looks else ', or cut short'}")
+        stream.seek(8)
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelFault(f"{path.name}: not a safetensors file: {error}") from None
     if not isinstance(header, dict):
         raise ModelFault(f"{path.name}: not a safetensors file")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            _require_entry(entry, f"{path.name}: tensor {name[:80]!r}", size - 8 - length)
     return header
+
+
+def _require_entry(entry: Any, what: str, room: int) -> None:
+    """ModelFault unless ``entry`` describes a tensor whose bytes are among the ``room`` bytes after the header."""
+    found = entry if isinstance(entry, dict) else {}
+    shape, offsets = found.get("shape"), found.get("data_offsets")
+    if not (isinstance(found.get("dtype"), str) and _sizes(shape) and _sizes(offsets) and len(offsets) == 2):
+        raise ModelFault(f"{what} has no type, shape and place in the file; damaged, or not a safetensors file")
+    begin, end = offsets
+    width = _SAFETENSORS_BYTES.get(found["dtype"])
+    if begin > end or end > room or (width is not None and math.prod(shape) * width != end - begin):
+        raise ModelFault(f"{what} has shape {shape} and bytes {begin} to {end} of {room}; damaged or cut short")
+
+
+def _sizes(found: Any) -> TypeGuard[list[int]]:
+    return isinstance(found, list) and all(isinstance(each, int) and 0 <= each < 2**63 for each in found)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -111,11 +112,11 @@ def optimize(
 
 
 @app.command()
-def validate(recipe: RecipeArgument, overrides: Overrides = None) -> int:
+def validate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> int:
     """Check a recipe: every problem at once, with line and column. Imports none of its code."""
     from accel.commands.validate import run
 
-    return run(recipe, overrides or [], out=_console(error=False))
+    return run(recipe, overrides or [], out=_console(error=False), as_json=as_json)
 
 
 @app.command()
@@ -148,11 +149,12 @@ def benchmark(
         list[str] | None, typer.Option("--backend", "-b", help="onnxruntime, openvino [default: all here]")
     ] = None,
     against: Annotated[list[Path] | None, typer.Option("--vs", help="another file to measure in turn with the first")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    device: Annotated[str, typer.Option("--device", help="cpu, gpu or npu")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="[default: of the run, else 1]", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: of the run, else 1]", show_default=False)] = None,
+    shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
     duration: Annotated[float, typer.Option(min=0.1, help="seconds timed for each row, at least")] = 3.0,
     cache_dir: CacheDir = None,
-    allow_import: AllowImport = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
@@ -162,12 +164,13 @@ def benchmark(
     return run(
         path,
         backends=backend or [],
+        device=device,
         against=against or [],
         threads=threads,
         batch_size=batch_size,
+        shapes=shape or [],
         duration_s=duration,
         cache=lambda choice: cache_folder(cache_dir, choice),
-        allowed=allow_import or [],
         as_json=as_json,
         quiet=quiet,
         out=_console(error=False),
@@ -201,13 +204,19 @@ def inspect(
 @app.command()
 def init(
     model: Annotated[str, typer.Argument(help="an .onnx file, or file.py:factory", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option("--data", help=".npz, image folder, .csv or .tar to calibrate and judge on")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="backend or backend/device [default: onnxruntime and openvino]")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="recipe to write")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
 ) -> int:
     """Write a commented recipe for a model."""
     from accel.commands.init import run
 
-    return run(model, output, force=force, out=_console(error=False))
+    return run(model, output, force=force, out=_console(error=False), data=data, targets=target or [])
 
 
 @app.command()
@@ -259,6 +268,7 @@ def main() -> NoReturn:
     """Entry of the ``accel`` command; ends the process with the documented exit code."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
+    _require_streams()
     try:
         code = _run()
         sys.stdout.flush()
@@ -267,6 +277,15 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
+
+
+def _require_streams() -> None:
+    """Where the caller closed a standard stream (``>&-``), what goes there is lost, and no other file gets its number."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(opened)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _run() -> int:
@@ -304,7 +323,8 @@ def _unexpected(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"accel: {text}\n")
+    with suppress(OSError):  # nobody is left to tell; the exit code still does
+        sys.stderr.write(f"accel: {text}\n")
 
 
 if __name__ == "__main__":

@@ -171,6 +171,13 @@ class Backend(Protocol):
         """Raise UsageError for an option or precision this backend does not have. Imports nothing."""
         ...
 
+    def runtime_settings(self, target: Target) -> Mapping[str, Any]:
+        """What :meth:`compile` gives the runtime for ``target``, JSON-ready, in the runtime's own words. Imports nothing.
+
+        It is what a deployment script repeats, so that a file runs there as it was measured.
+        """
+        ...
+
     def deploy(self, model: Model, target: Target, folder: Path) -> Model:
         """Write into ``folder`` the files that ship, and give the model they make: what is measured afterwards."""
         ...

@@ -17,7 +17,10 @@ _HEARTBEAT_S = 30.0
 
 
 class Display(Protocol):
-    """``stage`` begins a named piece of work; ``advance`` tells how far it is (a total of 0: unknown)."""
+    """``stage`` begins a named piece of work; ``advance`` tells how far it is, or with no ``what`` that it goes on.
+
+    A total of 0 means that it is unknown.
+    """
 
     def stage(self, text: str) -> None: ...
     def advance(self, done: int, total: int, what: str) -> None: ...
@@ -58,7 +61,8 @@ class Lines:
         if now - self._said >= _HEARTBEAT_S:
             self._said = now
             of = f" of {total}" if total else ""
-            self._print(f"  {self._stage}: {done}{of} {what} after {now - self._began:.0f} s")
+            far = f"{done}{of} {what} after" if what else "still at it after"
+            self._print(f"  {self._stage}: {far} {now - self._began:.0f} s")
 
     def note(self, text: str) -> None:
         self._print(f"note: {text}")
@@ -100,7 +104,7 @@ class Bar:
         self._task = self._progress.add_task(text, total=None, what="")
 
     def advance(self, done: int, total: int, what: str) -> None:
-        if self._task is not None:
+        if self._task is not None and what:
             self._progress.update(self._task, completed=done, total=total or None, what=what)
 
     def note(self, text: str) -> None:
@@ -137,5 +141,7 @@ def show_event(screen: Display, event: Mapping[str, Any]) -> None:
     """Draw one event of a worker."""
     if "step" in event:
         screen.stage(str(event["step"]))
+    elif "silent_s" in event:
+        screen.advance(0, 0, "")
     elif "what" in event:
         screen.advance(int(event.get("done", 0)), int(event.get("total", 0)), str(event["what"]))

@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from accel.benchmarks import accuracy, fidelity, statistics
+from accel.atomic import exclusive
+from accel.benchmarks import statistics
 from accel.benchmarks.environment import cores
 from accel.benchmarks.schedule import Schedule, schedule, twin_name
-from accel.benchmarks.size import files as shipped_files
-from accel.benchmarks.size import totals
-from accel.contracts import Score
 from accel.display import Display, show_event
 from accel.errors import AccelError
-from accel.model import Target
-from accel.onnx_file import files as model_files
+from accel.rebuilding import Sample
 from accel.recipe.settings import BenchmarkSettings, Recipe
-from accel.report import File, Noise, Precision, Row
+from accel.report import Noise, Row
+from accel.rows import Found, Subject, Turns, row, unlike
 from accel.worker import Worker
 
 _TURN_SLACK_S = 120.0
-_SCORE_LIMIT_S = 6 * 3600.0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One row to measure. ``model``: as serving.open_session takes it; ``folder``: the files that ship, None for eager.
-
-    ``main``: only this file of the folder and what it refers to ships; None for all of them.
-    """
-
-    name: str
-    role: Literal["reference", "baseline", "result"]
-    target_name: str | None
-    target: Target
-    model: Mapping[str, Any]
-    folder: Path | None
-    main: Path | None = None
-
-
-@dataclass
-class _Found:
-    """What is known of one row so far."""
-
-    subject: Subject
-    reason: str | None = None
-    compiled: Mapping[str, Any] | None = None
-    precision: Mapping[str, Any] | None = None
-    score: Mapping[str, Any] | None = None
+_SCORE_LIMIT_S = 3600.0
 
 
 class Bench:
@@ -63,39 +34,40 @@ class Bench:
         path: Path,
         allowed: Sequence[str],
         folder: Path,
-        sample: Path | None,
-        seed: int,
+        sample: Sample,
         screen: Display,
+        lock: Path,
     ) -> None:
         self._settings = settings
+        self._lock = lock
         self._document = document
         self._path = path
         self._allowed = list(allowed)
         self._folder = folder
         self._sample = sample
-        self._seed = seed
         self._screen = screen
         self._opened = 0
+        self._warnings: list[str] = []
 
     def measure(self, subjects: Sequence[Subject]) -> tuple[list[Row], Noise | None, dict[str, Any], list[str]]:
         """Rows in the order of ``subjects``, the A/A verdict, how it was measured, and warnings."""
-        found = {subject.name: _Found(subject) for subject in subjects}
+        found = {subject.name: Found(subject) for subject in subjects}
         self._inspect(found)
         alive = [entry.subject for entry in found.values() if entry.reason is None]
         times, plan = self._time(alive, found)
         alive = [subject for subject in alive if found[subject.name].reason is None]
-        reference = next((subject for subject in alive if found[subject.name].score is not None), None)
-        rows = [
-            self._row(entry, None if reference is None else found[reference.name], alive, times) for entry in found.values()
-        ]
+        reference = next(
+            (subject for subject in alive if subject.role != "result" and found[subject.name].score is not None), None
+        )
+        compared = None if reference is None else found[reference.name]
+        rows = [row(entry, compared, alive, times, self._settings) for entry in found.values()]
         noise = None
         twin = _twinned(alive)
         if twin is not None and twin_name(twin.name) in times:
             noise = statistics.noise(twin.name, times[twin.name], times[twin_name(twin.name)])
-        warnings = [
-            f"{entry.subject.name}: {text}" for entry in found.values() if entry.score for text in entry.score["warnings"]
-        ]
-        return rows, noise, self._method(plan), list(dict.fromkeys(warnings))
+        self._warnings += [text for entry in found.values() if entry.score for text in entry.score["warnings"]]
+        self._warnings += filter(None, map(unlike, rows))
+        return rows, noise, self._method(plan, found), list(dict.fromkeys(self._warnings))
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
@@ -114,9 +86,7 @@ class Bench:
                 "target": asdict(subject.target),
                 "model": dict(subject.model),
                 "folder": str(folder),
-                "sample": None if self._sample is None else str(self._sample),
-                "batch_size": self._settings.batch_sizes[0],
-                "seed": self._seed,
+                "sample": asdict(self._sample),
             },
             log=folder / "log.txt",
         )
@@ -126,44 +96,57 @@ class Bench:
         workers: dict[str, Worker] = {}
         names = list(subjects)
         width = cores()
-        for first in range(0, len(names), width):
-            group = names[first : first + width]
-            for name in group:
-                workers[name] = self._open(subjects[name], name)
-            for method in ("", "compile"):
-                for name in group:
-                    if name in workers:
-                        try:
-                            workers[name].result(timeout_s=self._settings.compile_timeout_s)
-                            if not method:
-                                workers[name].request("compile")
-                        except AccelError as error:
-                            workers.pop(name).close()
-                            failed(name, error)
+        try:
+            for first in range(0, len(names), width):
+                self._start_group({name: subjects[name] for name in names[first : first + width]}, workers, failed)
+        except BaseException:  # an interrupt, in a process that goes on: no child is left behind
+            for worker in workers.values():
+                worker.close()
+            raise
         return workers
+
+    def _start_group(
+        self, group: Mapping[str, Subject], workers: dict[str, Worker], failed: Callable[[str, AccelError], None]
+    ) -> None:
+        for stage in ("open", "compile", "end"):
+            for name, subject in group.items():
+                if stage != "open" and name not in workers:
+                    continue
+                try:
+                    if stage == "open":
+                        workers[name] = self._open(subject, name)
+                    else:
+                        workers[name].result(timeout_s=self._settings.compile_timeout_s)
+                    if stage == "compile":
+                        workers[name].request("compile")
+                except AccelError as error:
+                    if name in workers:
+                        workers.pop(name).close()
+                    failed(name, error)
 
     # -- once: compile time, memory, precision, scores ----------------------------------------------------------------
 
-    def _inspect(self, found: Mapping[str, _Found]) -> None:
+    def _inspect(self, found: Mapping[str, Found]) -> None:
         limit = self._settings.compile_timeout_s
         sessions: dict[str, Worker] = {}
         try:
             for name, entry in found.items():  # one at a time: the compile time is reported
                 self._screen.stage(f"{name}: compiling")
-                worker = sessions[name] = self._open(entry.subject, name)
                 try:
+                    worker = sessions[name] = self._open(entry.subject, name)
                     worker.result(timeout_s=limit)
                     entry.compiled = worker.call("compile", timeout_s=limit)
                     entry.precision = worker.call("precision", timeout_s=limit)
                 except AccelError as error:
                     self._lose(entry, error)
-                    sessions.pop(name).close()
+                    if name in sessions:
+                        sessions.pop(name).close()
             self._score(found, sessions)
         finally:
             for worker in sessions.values():
                 worker.close()
 
-    def _score(self, found: Mapping[str, _Found], sessions: dict[str, Worker]) -> None:
+    def _score(self, found: Mapping[str, Found], sessions: dict[str, Worker]) -> None:
         """Accuracy is not a timing: as many rows as there are cores are scored side by side."""
         names = list(sessions)
         width = cores()
@@ -183,15 +166,13 @@ class Bench:
             for name in group:  # their memory is wanted by the next ones
                 sessions.pop(name).close()
 
-    def _lose(self, entry: _Found, error: AccelError) -> None:
+    def _lose(self, entry: Found, error: AccelError) -> None:
         entry.reason = str(error)
         self._screen.warn(f"{entry.subject.name}: {error}")
 
     # -- timing -------------------------------------------------------------------------------------------------------
 
-    def _time(
-        self, alive: Sequence[Subject], found: Mapping[str, _Found]
-    ) -> tuple[dict[str, list[list[list[int]]]], Schedule | None]:
+    def _time(self, alive: Sequence[Subject], found: Mapping[str, Found]) -> tuple[dict[str, Turns], Schedule | None]:
         """Turns by row name: [restart][round][query] in nanoseconds. Rows that fail on the way are dropped."""
         subjects = {subject.name: subject for subject in alive}
         twin = _twinned(alive)
@@ -205,21 +186,34 @@ class Bench:
             min_duration_s=settings.min_duration_s,
             min_iterations=settings.min_iterations,
             restarts=settings.restarts,
-            seed=self._seed,
+            seed=self._sample.seed,
         )
-        times: dict[str, list[list[list[int]]]] = {name: [] for name in subjects}
+        times: dict[str, Turns] = {name: [] for name in subjects}
 
         def failed(name: str, error: AccelError) -> None:
             times.pop(name, None)
             if name in found:
                 self._lose(found[name], error)
+            else:
+                self._warnings.append(f"there is no A/A pair, so nothing says how noisy the timings are: {error}")
 
         self._screen.stage(f"timing {len(subjects)} processes in turn, {plan.restarts} restarts of {plan.rounds} rounds")
+        with exclusive(self._lock, waiting=lambda: self._screen.note("waiting for another run that is timing")):
+            self._take_turns(plan, subjects, times, failed)
+        return times, plan
+
+    def _take_turns(
+        self,
+        plan: Schedule,
+        subjects: Mapping[str, Subject],
+        times: dict[str, Turns],
+        failed: Callable[[str, AccelError], None],
+    ) -> None:
         for restart in range(plan.restarts):
             workers = self._start({name: subjects[name] for name in times}, failed)
             try:
                 for name in list(workers):
-                    self._ask(workers, name, failed, "warm_up", queries=settings.warmup)
+                    self._ask(workers, name, failed, "warm_up", queries=self._settings.warmup)
                     if name in times:
                         times[name].append([])
                 for turn in plan.turns(restart):
@@ -234,7 +228,6 @@ class Bench:
             finally:
                 for worker in workers.values():
                     worker.close()
-        return times, plan
 
     def _ask(
         self, workers: dict[str, Worker], name: str, failed: Callable[[str, AccelError], None], method: str, **arguments: Any
@@ -247,58 +240,17 @@ class Bench:
             failed(name, error)
             return None
 
-    # -- rows ---------------------------------------------------------------------------------------------------------
-
-    def _row(
-        self, entry: _Found, reference: _Found | None, alive: Sequence[Subject], times: Mapping[str, list[list[list[int]]]]
-    ) -> Row:
-        subject = entry.subject
-        files = _shipped(subject)
-        size, gzipped = totals(files)
-        compiled = entry.compiled or {}
-        row: dict[str, Any] = {
-            "name": subject.name,
-            "role": subject.role,
-            "target": subject.target_name,
-            "backend": subject.target.backend,
-            "device": subject.target.device,
-            "status": "failed" if entry.reason else "measured",
-            "reason": entry.reason,
-            "files": files,
-            "size_bytes": size if files else None,
-            "gzip_bytes": gzipped if files else None,
-            **compiled,
-        }
-        if entry.precision is not None:
-            notes = entry.precision["notes"]
-            row["notes"] = list(notes)
-            row["precision"] = Precision(**{key: value for key, value in entry.precision.items() if key != "notes"})
-        if entry.score is not None:
-            other = None if reference is None or reference is entry else reference.score
-            row["metrics"] = accuracy.metrics(_scores(entry.score), other and _scores(other), entry.score["samples"])
-            if reference is not None and other is not None:
-                row["fidelity"] = fidelity.compare(
-                    [Path(entry.score["outputs"])], [Path(other["outputs"])], vs=reference.subject.name
-                )
-        mine = times.get(subject.name)
-        if mine and entry.reason is None:
-            row["latency"] = statistics.latency(
-                mine, batch_size=self._settings.batch_sizes[0], threads=self._settings.threads[0]
-            )
-            row["speedups"] = [
-                statistics.speedup(mine, other.name, times[other.name])
-                for other in alive
-                if other.role != "result" and other.name != subject.name and other.name in times
-            ]
-        return Row(**row)
-
-    def _method(self, plan: Schedule | None) -> dict[str, Any]:
+    def _method(self, plan: Schedule | None, found: Mapping[str, Found]) -> dict[str, Any]:
         settings = self._settings
+        timed = next((entry.compiled["inputs"] for entry in found.values() if entry.compiled), None)
         method: dict[str, Any] = {
             "scenario": settings.scenario,
             "batch_size": settings.batch_sizes[0],
             "threads": settings.threads[0],
             "warmup_queries": settings.warmup,
+            "percentiles": list(settings.percentiles),
+            "timed_inputs": timed,
+            "peak_memory": "of the whole process, Python included, up to the first inference",
         }
         if plan is not None:
             method |= {
@@ -310,43 +262,30 @@ class Bench:
         return method
 
 
-def _shipped(subject: Subject) -> list[File]:
-    if subject.folder is None:
-        return []
-    return shipped_files(subject.folder, only=None if subject.main is None else model_files(subject.main))
-
-
-def _scores(answer: Mapping[str, Any]) -> dict[str, Score]:
-    """The scores that a session left in files."""
-    import numpy as np
-
-    return {
-        name: Score(
-            value=record["value"],
-            per_sample=None if record["per_sample"] is None else np.load(record["per_sample"], allow_pickle=False),
-            higher_is_better=record["higher_is_better"],
-        )
-        for name, record in answer["metrics"].items()
-    }
-
-
 def _twinned(alive: Sequence[Subject]) -> Subject | None:
     """The row that is timed twice: a result if there is one."""
     return next((subject for subject in reversed(alive) if subject.role == "result"), alive[-1] if alive else None)
 
 
 def measure(
-    subjects: Sequence[Subject], recipe: Recipe, *, allowed: Sequence[str], folder: Path, sample: Path, screen: Display
+    subjects: Sequence[Subject],
+    recipe: Recipe,
+    *,
+    allowed: Sequence[str],
+    folder: Path,
+    sample: Path,
+    screen: Display,
+    lock: Path,
 ) -> tuple[list[Row], Noise | None, dict[str, Any], list[str]]:
-    """Measure the rows of a recipe's run."""
+    """Measure the rows of a recipe's run. ``lock``: held while timing: two runs of one store do not disturb each other."""
     bench = Bench(
         recipe.benchmark,
         document=recipe.document(),
         path=recipe.path,
         allowed=allowed,
         folder=folder,
-        sample=sample,
-        seed=recipe.seed,
+        sample=Sample(str(sample), recipe.benchmark.batch_sizes[0], recipe.seed),
         screen=screen,
+        lock=lock,
     )
     return bench.measure(subjects)

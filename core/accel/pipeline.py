@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,21 +16,25 @@ from typing import Any
 from accel.atomic import exclusive, repair_folder, storage_faults, swap_folder, write
 from accel.benchmarks.environment import describe
 from accel.benchmarks.markdown import render
-from accel.benchmarks.size import files as shipped_files
 from accel.benchmarks.verdict import verdict
 from accel.display import Display, Silent, show_event
 from accel.errors import AccelError, MissingBackend, StorageFault, UsageError, WorkFault
-from accel.measuring import Subject, measure
+from accel.imports import ImportPolicy
+from accel.measuring import measure
 from accel.model import Target
 from accel.publishing import deployment, manifest_text, resolved_recipe
+from accel.recipe.checks import require_allowed
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
 from accel.report import DataUse, Report, Row, StepRecord
+from accel.report import read as read_report
+from accel.rows import Subject, built
 from accel.store import Store
 from accel.worker import Worker
 
+_MEASURED = "measured in the run of"
 _SOUND_S = 3600.0
-"""No step of this size of tool takes longer; a hang ends here instead of never."""
+"""The longest silence of a step; a hang ends here instead of never."""
 
 
 def optimize(
@@ -48,23 +53,28 @@ def optimize(
     measuring. Raises AccelError where no target could be built; else a row that failed says so, with its reason.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read(Path(recipe), overrides)
+    require_allowed(recipe, ImportPolicy(recipe.folder, tuple(allowed)))
     screen = screen or Silent()
     final = (output_dir or recipe.folder / recipe.output_dir) / recipe.name
     warnings: list[str] = []
     store = Store(cache_dir, warn=warnings.append)
     store.open()
     require_ours(final, recipe.name)
-    lock = store.folder / "locks" / f"output-{sha256(str(final.absolute()).encode()).hexdigest()}.lock"
     with ExitStack() as stack:
+        stack.callback(store.release)
         stack.callback(store.sweep)  # what children left that were ended in the middle of a step
         stack.enter_context(screen)
-        stack.enter_context(exclusive(lock, waiting=lambda: screen.note(f"waiting for another run that writes {final}")))
         with storage_faults(final):
             final.parent.mkdir(parents=True, exist_ok=True)
+        lock = final.parent / f".{final.name}.lock"  # beside the output: runs with other stores may write there too
+        stack.enter_context(exclusive(lock, waiting=lambda: screen.note(f"waiting for another run that writes {final}")))
+        with storage_faults(final):
             repair_folder(final)
         run_folder = stack.enter_context(store.run_folder())
         run = _Run(recipe, store, run_folder, tuple(allowed), screen, warnings)
         report = run.execute(benchmark=benchmark)
+        if not benchmark:
+            report = keeping_measurements(report, final)
         _publish(run, report, final)
     return report
 
@@ -92,6 +102,7 @@ class _Run:
         self._builder: Worker | None = None
 
     def execute(self, *, benchmark: bool) -> Report:
+        machine = describe()  # before any child runs: it tells how busy the machine was without us
         try:
             skipped = self._require_targets()
             data = self._call("data") if benchmark else {"splits": [], "warnings": []}
@@ -110,10 +121,11 @@ class _Run:
             sample = self.folder / "sample.npz"
             if benchmark:
                 self._call("sample", batch_size=self.recipe.benchmark.batch_sizes[0], file=str(sample))
-            self.warnings += self._call("warnings")
         finally:
             self._close_builder()
-        rows = [_built_row(subject) for subject in subjects]
+        for result in self.built.values():
+            self.store.find(result["key"])  # held: nobody may clear it away before it is measured and copied
+        rows = [] if benchmark else [Row(**built(subject)) for subject in subjects]
         noise, method = None, dict[str, Any]()
         if benchmark:
             rows, noise, method, said = measure(
@@ -123,6 +135,7 @@ class _Run:
                 folder=self.folder,
                 sample=sample,
                 screen=self.screen,
+                lock=self.store.folder / "locks" / "timing.lock",
             )
             self.warnings += said
         targets = {target.name: target for target in self.recipe.targets_resolved()}
@@ -140,8 +153,8 @@ class _Run:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seed=self.recipe.seed,
             recipe_sha256=sha256(document.encode()).hexdigest(),
-            verdict=verdict(rows),
-            environment=describe(),
+            verdict=verdict(rows, noise),
+            environment=machine,
             data=[DataUse(**split) for split in data["splits"]],
             rows=rows,
             noise=noise,
@@ -175,10 +188,16 @@ class _Run:
         if self._builder is None:
             raise RuntimeError("no builder")
         try:
-            return self._builder.result(timeout_s=_SOUND_S, on_event=lambda event: show_event(self.screen, event))
+            return self._builder.result(timeout_s=_SOUND_S, on_event=self._on_event)
         except AccelError:
             self._close_builder()  # it may be dead or half-way; the next target gets a fresh one
             raise
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        if "warning" in event:
+            self.warnings.append(str(event["warning"]))
+        else:
+            show_event(self.screen, event)
 
     def _close_builder(self) -> None:
         if self._builder is not None:
@@ -207,17 +226,17 @@ class _Run:
     def _build(self, target: Target) -> list[Subject]:
         result = self._call("build", target=target.name)
         baseline = self._call("baseline", target=target.name)
-        for step in (*baseline["steps"], *result["steps"]):
+        for step in (*result["steps"], *(baseline["steps"] if baseline else ())):
             self.steps.setdefault((step["target"], step["key"]), StepRecord(**step))
         self.built[target.name] = result
         target = replace(target, batch=self.recipe.benchmark.batch_sizes[0])
-        plain = replace(target, precision="fp32", options={k: v for k, v in target.options.items() if k != "format"})
-        return [
-            Subject(
-                f"{target.name} fp32 baseline", "baseline", target.name, plain, _described(baseline), Path(baseline["folder"])
-            ),
-            Subject(target.name, "result", target.name, target, _described(result), Path(result["folder"])),
-        ]
+        subjects = [Subject(target.name, "result", target.name, target, _described(result), Path(result["folder"]))]
+        if baseline:
+            plain = Target(**baseline["target"])
+            name = f"{target.name} {plain.precision} baseline"
+            plain = replace(plain, batch=target.batch)
+            subjects.insert(0, Subject(name, "baseline", target.name, plain, _described(baseline), Path(baseline["folder"])))
+        return subjects
 
 
 def _described(built: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,21 +245,6 @@ def _described(built: Mapping[str, Any]) -> dict[str, Any]:
     if model["main"] is not None:
         model["path"] = str(Path(built["folder"]) / model.pop("main"))
     return model
-
-
-def _built_row(subject: Subject) -> Row:
-    files = shipped_files(subject.folder) if subject.folder else []
-    return Row(
-        name=subject.name,
-        role=subject.role,
-        target=subject.target_name,
-        backend=subject.target.backend,
-        device=subject.target.device,
-        status="built",
-        files=files,
-        size_bytes=sum(file.bytes for file in files) if files else None,
-        gzip_bytes=sum(file.gzip_bytes for file in files) if files else None,
-    )
 
 
 def _absent_row(target: Target, status: str, reason: str) -> Row:
@@ -270,14 +274,45 @@ def require_ours(final: Path, name: str) -> None:
         raise UsageError(f"{final}: is not a folder; choose another --output")
     if not final.exists() or not any(final.iterdir()):
         return
-    try:
-        found = Report.model_validate_json((final / "report.json").read_bytes()).name
-    except (OSError, ValueError):
+    found = next(filter(None, map(_recipe_of, [final / "report.json", *sorted(final.glob("targets/*/manifest.json"))])), None)
+    if found is None:
         raise UsageError(
             f"{final}: is not empty and holds no report of ours; it is left as it is. Choose another --output or another name"
-        ) from None
+        )
     if found != name:
         raise UsageError(f"{final}: holds the output of recipe {found!r}, not of {name!r}; choose another --output")
+
+
+def _recipe_of(file: Path) -> str | None:
+    """The recipe's name in a report or manifest of ours, of whatever version; None for any other file."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or "accel_version" not in found:
+        return None
+    return str(found.get("recipe", found.get("name")))
+
+
+def keeping_measurements(report: Report, final: Path) -> Report:
+    """``report``, with the measurements of the one in ``final`` where that one measured these very files.
+
+    A run without measuring does not throw away what an earlier one measured.
+    """
+    try:
+        before = read_report(final / "report.json")
+    except UsageError:
+        return report
+
+    def files(found: Report) -> list[tuple[str, list[str]]]:
+        return [(row.name, [file.sha256 for file in row.files]) for row in found.rows]
+
+    if files(before) != files(report) or any(row.status != "measured" for row in before.rows):
+        return report
+    said = next((note for note in before.notes if note.startswith(_MEASURED)), None)
+    note = said or f"{_MEASURED} {before.created}; this one built the same files and measured nothing"
+    kept = {name: getattr(before, name) for name in ("rows", "verdict", "environment", "data", "noise", "method")}
+    return report.model_copy(update={**kept, "notes": [*report.notes, note]})
 
 
 def _publish(run: _Run, report: Report, final: Path) -> None:

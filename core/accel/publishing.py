@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from accel import catalog
 from accel.benchmarks.manifest import manifest
 from accel.benchmarks.snippet import deployment_snippet
 from accel.errors import UsageError
@@ -66,6 +67,9 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
     model = built["model"]
     if target.backend == "eager" and recipe.model.kwargs:
         return ""  # the script would have to repeat the factory's arguments, which need not be writable as source
+    settings = getattr(catalog.backend(target.backend), "runtime_settings", None)
+    if settings is None:
+        return ""  # a backend of another distribution, which no script is known for either
     try:
         return deployment_snippet(
             target.backend,
@@ -73,10 +77,7 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
             signature_from(model["signature"]),
             snippet(recipe.task.preprocess if recipe.task else None),
             recipe.task.classes if recipe.task else None,
-            threads=target.threads,
-            device=target.device,
-            precision=target.precision,
-            options=target.options,
+            settings=settings(target),
             factory=recipe.model.factory,
         )
     except UsageError:

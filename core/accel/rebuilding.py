@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from accel import catalog, onnx_file
 from accel.contracts import RecipeTask
+from accel.errors import UsageError
 from accel.imports import ImportPolicy
 from accel.model import Signature, TensorSpec, TorchModel
 from accel.origin import torch_model, torch_origin
@@ -55,17 +57,47 @@ def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
     return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
 
 
-def noise(inputs: Sequence[TensorSpec], size: int, seed: int) -> dict[str, Array]:
-    """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration."""
+@dataclass(frozen=True)
+class Sample:
+    """What a session is timed on: the one batch in the .npz ``file``, or else ``size`` samples of seeded noise.
+
+    ``sizes``: for noise, of the axes that may vary besides the batch.
+    """
+
+    file: str | None
+    size: int
+    seed: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def inputs(self, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """By name, for a model that takes ``specs``."""
+        import numpy as np
+
+        if self.file is None:
+            return noise(specs, self.size, self.seed, self.sizes)
+        with np.load(self.file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+
+def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str, int] | None = None) -> dict[str, Array]:
+    """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration.
+
+    ``size`` samples; ``sizes`` for the other axes that may vary. Raises UsageError for one that has none.
+    """
     import numpy as np
 
     generator = np.random.default_rng(seed)
     made: dict[str, Array] = {}
     for spec in inputs:
-        shape = tuple(
-            size if isinstance(axis, str) and index == 0 else 1 if isinstance(axis, str) else axis
-            for index, axis in enumerate(spec.shape)
-        )
+        shape = []
+        for index, axis in enumerate(spec.shape):
+            known = axis if isinstance(axis, int) else size if index == 0 else (sizes or {}).get(axis)
+            if known is None:
+                raise UsageError(
+                    f"input {spec.name}: axis {axis!r} may vary and there is no data to take it from; give --shape {axis}=N"
+                )
+            shape.append(known)
         dtype = np.dtype(spec.dtype)
-        made[spec.name] = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype=dtype)
+        floats = dtype.kind == "f"
+        made[spec.name] = generator.standard_normal(shape).astype(dtype) if floats else np.zeros(shape, dtype=dtype)
     return made

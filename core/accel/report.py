@@ -181,7 +181,7 @@ class Report(_Entry):
     name: str
     created: str
     seed: int
-    recipe_sha256: str
+    recipe_sha256: str | None
     verdict: Verdict
     environment: Environment
     data: list[DataUse] = Field(default_factory=list)

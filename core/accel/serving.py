@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ from accel import catalog
 from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Runner
+from accel.errors import MissingBackend
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target
 from accel.onnx_file import read
-from accel.rebuilding import make_task, noise, untouched_module
+from accel.rebuilding import Sample, make_task, untouched_module
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
 from accel.steps import signature_from
@@ -33,27 +34,17 @@ def open_session(
     target: Mapping[str, Any],
     model: Mapping[str, Any],
     folder: str,
-    sample: str | None,
-    batch_size: int,
-    seed: int,
+    sample: Mapping[str, Any],
 ) -> Session:
     """Entry point of the child process; arguments are JSON.
 
     ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` (without a signature: the file's own) or
     ``{"kind": "torch"}`` for the recipe's untouched module.
-    ``folder``: for what the session writes; ``sample``: an .npz with the one batch that is timed, or
-    None for ``batch_size`` samples of seeded noise.
+    ``folder``: for what the session writes; ``sample``: the fields of a Sample.
     """
     recipe = None if document is None else from_document(document, path=Path(path))
     policy = ImportPolicy(Path(path).parent if recipe is None else recipe.folder, tuple(allowed))
-    return Session(emit, recipe, policy, Target(**target), model, Path(folder), _Sample(sample, batch_size, seed))
-
-
-@dataclass(frozen=True)
-class _Sample:
-    file: str | None
-    batch_size: int
-    seed: int
+    return Session(emit, recipe, policy, Target(**target), model, Path(folder), Sample(**sample))
 
 
 class Session:
@@ -67,7 +58,7 @@ class Session:
         target: Target,
         model: Mapping[str, Any],
         folder: Path,
-        sample: _Sample,
+        sample: Sample,
     ) -> None:
         self._emit = emit
         self._recipe = recipe
@@ -80,17 +71,14 @@ class Session:
         self._inputs: dict[str, Array] = {}
 
     def compile(self) -> dict[str, Any]:
-        """Compile, and run once: seconds, milliseconds and the peak memory of this process up to here."""
-        import numpy as np
-
+        """Compile, and run once: seconds, milliseconds, the peak memory of this process up to here, and what was fed."""
         backend: Backend = catalog.backend(self._target.backend)
         model = self._model()
-        if self._sample.file is None:
-            self._inputs = noise(model.signature.inputs, self._sample.batch_size, self._sample.seed)
-        else:
-            with np.load(self._sample.file, allow_pickle=False) as stored:
-                self._inputs = {name: stored[name] for name in stored.files}
+        self._inputs = self._sample.inputs(model.signature.inputs)
         check_inputs(model.signature, self._inputs)  # some runtimes cast what does not fit without a word
+        reason = backend.unavailable(self._target.device)  # imports the runtime: not part of what compiling costs
+        if reason is not None:
+            raise MissingBackend(reason)
         self._emit({"doing": f"compiling for {self._target.backend}"})
         started = time.perf_counter()
         self._runner = backend.compile(model, self._target, self._folder)
@@ -101,6 +89,7 @@ class Session:
             "compile_s": compiled - started,
             "first_inference_ms": (first - compiled) * 1e3,
             "peak_memory_bytes": peak_memory_bytes(),
+            "inputs": {name: f"{array.dtype} {list(array.shape)}" for name, array in self._inputs.items()},
         }
 
     def precision(self) -> dict[str, Any]:
@@ -117,13 +106,13 @@ class Session:
         if task is None or not task.has("validation"):
             return {"metrics": {}, "outputs": None, "warnings": []}
         self._emit({"doing": "scoring the validation data"})
-        kept: list[Array] = []
+        kept: list[list[Array]] = []
         total = task.count("validation")
 
         def predict(inputs: Mapping[str, Array]) -> Sequence[Array]:
             outputs = self._in_batches(inputs)
-            kept.append(outputs[0])
-            self._emit({"done": sum(len(part) for part in kept), "total": total, "what": "samples scored"})
+            kept.append(outputs)
+            self._emit({"done": sum(len(part[0]) for part in kept), "total": total, "what": "samples scored"})
             return outputs
 
         metrics: dict[str, dict[str, Any]] = {}
@@ -133,9 +122,11 @@ class Session:
                 file = str(self._folder / f"{len(metrics)}.metric.npy")
                 np.save(file, score.per_sample)
             metrics[name] = {"value": score.value, "per_sample": file, "higher_is_better": score.higher_is_better}
-        outputs = self._folder / "outputs.npy"
-        np.save(outputs, np.concatenate(kept))
-        return {"metrics": metrics, "outputs": str(outputs), "samples": total, "warnings": list(task.warnings)}
+        files = []
+        for index, parts in enumerate(zip(*kept, strict=True)):
+            files.append(str(self._folder / f"{index}.output.npy"))
+            np.save(files[-1], np.concatenate(parts)[:total])  # a fixed batch is filled up with repeats at the end
+        return {"metrics": metrics, "outputs": files, "samples": total, "warnings": list(task.warnings)}
 
     def _in_batches(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Outputs for any number of samples, also where the runner takes a fixed one: what is scored is what is timed."""

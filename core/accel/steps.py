@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from accel.contracts import Pass, QuantizationProfile, Split
+from accel.distributions import installed
 from accel.errors import MissingBackend
 from accel.model import Signature, Target, TensorSpec
 from accel.recipe.settings import Recipe
 from accel.store import STORE_VERSION, digest_of
 
-# The flavours of one library: each installs the same module, so any of them serves.
-_FLAVOURS: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
-}
 _EXTRAS: Mapping[str, str] = {"onnxruntime": "onnxruntime", "nncf": "openvino", "openvino": "openvino"}
 
 
@@ -28,25 +24,23 @@ SPLITS: tuple[Split, ...] = ("training", "calibration", "selection", "validation
 
 def library_version(distribution: str) -> str | None:
     """``1.32.0``, or ``1.32.0 (onnxruntime-gpu)`` for a flavour; None if it is not installed."""
-    for flavour in _FLAVOURS.get(distribution, (distribution,)):
-        try:
-            found = version(flavour)
-        except PackageNotFoundError:
-            continue
-        return found if flavour == distribution else f"{found} ({flavour})"
-    return None
+    found = installed(distribution)
+    if found is None:
+        return None
+    flavour, version = found
+    return version if flavour == distribution else f"{version} ({flavour})"
 
 
 def library_versions(distributions: tuple[str, ...], *, asked_by: str) -> dict[str, str]:
     """Versions by distribution. Raises MissingBackend naming who needs the absent one and the extra that brings it."""
     found = {}
     for distribution in distributions:
-        installed = library_version(distribution)
-        if installed is None:
+        version = library_version(distribution)
+        if version is None:
             extra = _EXTRAS.get(distribution)
             way_out = f"pip install 'accel-toolkit[{extra}]'" if extra else f"pip install {distribution}"
             raise MissingBackend(f"{asked_by} needs {distribution}, which is not installed; {way_out}")
-        found[distribution] = installed
+        found[distribution] = version
     return found
 
 

@@ -13,6 +13,7 @@ Files are copied in and out, never linked: onnx refuses external data behind a l
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache ma
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no white space: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest_of(value: Any) -> str:
@@ -76,6 +77,7 @@ class Store:
     def __init__(self, folder: Path, warn: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder
         self._warn = warn
+        self._held: dict[str, int] = {}
 
     def open(self) -> None:
         """Make the folder and throw away what killed runs left behind."""
@@ -87,11 +89,18 @@ class Store:
                 write(tag, _TAG)
         self.sweep()
 
-    def find(self, key: str) -> Entry | None:
-        """The verified entry for ``key``. One that is damaged or of another version is evicted, with a warning."""
+    def find(self, key: str, *, evict: bool = True) -> Entry | None:
+        """The verified entry for ``key``. One that is damaged or of another version is evicted, with a warning.
+
+        What was found stays: until ``release``, or the end of this process, nobody removes it to free space.
+        ``evict=False`` only looks: nothing is removed or held.
+        """
         place = self.folder / "steps" / key
         if not place.exists():
             return None
+        if not evict:
+            return self._read(key, verify=False)[0]
+        self._hold(key)
         entry, fault = self._read(key, verify=True)
         if entry is None:
             self._warn(f"stored step {key[:12]} was thrown away and is made again: {fault}")
@@ -150,13 +159,21 @@ class Store:
         return faults
 
     def shrink(self, limit_bytes: int) -> tuple[int, int]:
-        """Remove the least recently used entries until ``limit_bytes`` are left: (entries removed, bytes freed)."""
+        """Remove the least recently used entries until ``limit_bytes`` are left: (entries removed, bytes freed).
+
+        An entry that a running process uses stays. Nothing left of killed runs stays, their checkpoints included.
+        """
+        self.sweep()
+        for scratch in (self.folder / "scratch").glob("*"):
+            self._if_free(self.folder / "locks" / f"{scratch.name}.lock", scratch)
         entries = self.entries()
         total = sum(entry.size_bytes for entry in entries)
         removed = freed = 0
         for entry in entries:
             if total - freed <= limit_bytes:
                 break
+            if self._in_use(entry.key):
+                continue
             self._evict(entry.key)
             removed += 1
             freed += entry.size_bytes
@@ -211,6 +228,7 @@ class Store:
             if place.exists():
                 self._evict(key)
             work.rename(place)
+            self._hold(key)
         shutil.rmtree(self.folder / "scratch" / key, ignore_errors=True)
         committed, fault = self._read(key, verify=False)
         if committed is None:
@@ -237,7 +255,37 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"its entry.json cannot be read ({type(error).__name__})"
 
+    def release(self) -> None:
+        """Let go of every entry that was found: another process may now remove it."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _hold(self, key: str) -> None:
+        """Share a lock on the entry until ``release``, or until this process ends."""
+        if key not in self._held:
+            with suppress(OSError):
+                handle = os.open(self.folder / "steps" / key / "entry.json", os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.flock(handle, fcntl.LOCK_SH)
+                self._held[key] = handle
+
+    def _in_use(self, key: str) -> bool:
+        """Whether another process holds the entry."""
+        try:
+            handle = os.open(self.folder / "steps" / key / "entry.json", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
     def _evict(self, key: str) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            os.close(held)
         place = self.folder / "steps" / key
         doomed = self.folder / "work" / f"{key}.evicted-{os.getpid()}"
         with suppress(OSError):

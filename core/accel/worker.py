@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|can't allocate|cannot allocate memory|not enough memory|out of memory", re.IGNORECASE)
 _PR_SET_PDEATHSIG = 1
+_HEARTBEAT_S = 5.0
 
 
 class Worker:
@@ -43,11 +45,13 @@ class Worker:
         self._log_path = log
         self._doing = "starting"
         self._pending = b""
+        self._peak_bytes = 0
         child_reads, self._requests = os.pipe()
         self._answers, child_writes = os.pipe()
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "accel.worker", str(child_reads), str(child_writes), str(os.getpid())],
+                # -P: else the current folder comes first on the child's path, and a file there stands in for a library.
+                [sys.executable, "-P", "-m", "accel.worker", str(child_reads), str(child_writes), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -70,13 +74,15 @@ class Worker:
             raise self._death() from None
 
     def result(self, *, timeout_s: float | None = None, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
-        """What the last request returned. Raises its error as the class it had; WorkerFault if the child died or hangs."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        """What the last request returned. Raises its error as the class it had; WorkerFault if the child died or hangs.
+
+        ``timeout_s``: the longest silence; each event starts it anew. ``on_event`` also gets ``{"silent_s": ...}``.
+        """
         while True:
-            line = self._line(deadline, timeout_s)
-            message = json.loads(line)
+            message = json.loads(self._line(timeout_s, on_event))
             if "event" in message:
                 self._doing = message["event"].get("doing", self._doing)
+                self._peak_bytes = message["event"].pop("peak_bytes", self._peak_bytes)
                 if on_event is not None:
                     on_event(message["event"])
             elif "error" in message:
@@ -97,14 +103,19 @@ class Worker:
         return self.result(timeout_s=timeout_s, on_event=on_event)
 
     def close(self) -> None:
-        """End the child, now."""
+        """End the child and whatever it started, now."""
         if self._process.poll() is None:
-            self._process.kill()
+            self._kill()
         self._process.wait()
         for handle in (self._requests, self._answers):
             if handle >= 0:
                 os.close(handle)
         self._requests = self._answers = -1
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own: loaders of user code die with it
+        self._process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -112,14 +123,20 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _line(self, deadline: float | None, timeout_s: float | None) -> bytes:
+    def _line(self, timeout_s: float | None, on_event: Callable[[dict[str, Any]], None] | None) -> bytes:
+        began = time.monotonic()
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
         while b"\n" not in self._pending:
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([self._answers], [], [], wait)
-            if not ready:
-                self._process.kill()
-                self._process.wait()
+            silent = time.monotonic() - began
+            left = _HEARTBEAT_S if timeout_s is None else min(_HEARTBEAT_S, timeout_s - silent)
+            if left <= 0:
+                self._kill()
                 raise WorkerFault(f"{self.name}: {self._doing} did not end within {timeout_s:g} s and was stopped{self._log()}")
+            if not poll.poll(left * 1000):
+                if on_event is not None:
+                    on_event({"silent_s": time.monotonic() - began})
+                continue
             chunk = os.read(self._answers, 1 << 16)
             if not chunk:
                 raise self._death()
@@ -129,11 +146,10 @@ class Worker:
 
     def _death(self) -> WorkerFault:
         code = self._process.wait()
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         if code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
-                how += f", probably by the system for want of memory (peak of the largest child: {peak / 2**20:.0f} MiB)"
+                how += f", probably by the system for want of memory (peak seen: {self._peak_bytes / 2**20:.0f} MiB)"
         else:
             how = f"ended with exit code {code} before it answered"
         return WorkerFault(f"{self.name}: the process {how} while {self._doing}{self._log()}")
@@ -155,12 +171,24 @@ def die_with_parent(parent: int) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size this process has had."""
+    """The largest resident size this process has had. (On Linux getrusage would begin with the parent's: it survives exec.)"""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether a shortage of memory is behind it, also where a library or we have wrapped it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (not isinstance(error, AccelError) and _OUT_OF_MEMORY.search(str(error))):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _described(error: BaseException, doing: str) -> dict[str, str]:
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+    if _out_of_memory(error):
         peak = peak_memory_bytes() / 2**20
         return {"type": "WorkerFault", "message": f"out of memory at {doing} (peak {peak:.0f} MiB): {error or 'MemoryError'}"}
     if isinstance(error, OSError):
@@ -183,7 +211,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     def emit(event: Mapping[str, Any]) -> None:
         nonlocal doing
         doing = str(event.get("doing", doing))
-        send({"event": event})
+        send({"event": {**event, "peak_bytes": peak_memory_bytes()}})
 
     served: Any = None
     for line in requests:
@@ -200,7 +228,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001  the boundary: everything, SystemExit of user code too, goes to the parent
-            traceback.print_exc()
+            with suppress(OSError):  # the log may lie on the disk that is full
+                traceback.print_exc()
             answer = {"error": _described(error, doing)}
         send(answer)
 

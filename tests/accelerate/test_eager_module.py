@@ -136,6 +136,40 @@ def test_what_ran_is_told_from_what_was_dispatched() -> None:
         assert runner.executed_precision().float_precision == "bf16"
 
 
+IMAGE = Signature(
+    (TensorSpec("x", ("batch", 3, "height", "width"), "float32"),), (TensorSpec("y", ("batch", 3, "h", "w"), "float32"),)
+)
+
+
+class Deep(nn.Module):
+    """Takes no image below 8x8, as most convolutional networks do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 8)
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(tuple(x.shape))
+        result: torch.Tensor = self.conv(x)
+        return result
+
+
+def test_any_height_and_width_are_counted_on_inputs_that_were_really_given() -> None:
+    module = Deep()
+    with compiled(module, IMAGE) as runner:
+        for size in (12, 9):
+            runner({"x": np.ones((2, 3, size, size), np.float32)})
+        found = runner.executed_precision()
+    assert (found.float_precision, found.operators["convolution"]) == ("fp32", 1)
+    assert module.sizes == [(2, 3, 12, 12), (2, 3, 9, 9), (2, 3, 12, 12)]
+
+
+def test_before_any_call_of_unknown_size_the_way_out_is_told() -> None:
+    with compiled(Deep(), IMAGE) as runner, pytest.raises(BackendFault, match=r"x is batchx3xheightxwidth: run the model once"):
+        runner.executed_precision()
+
+
 def test_a_module_in_training_mode_is_refused() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).eval()
     module[1].train()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from accel import catalog
-from accel.accelerate import installed
+from accel import catalog, distributions
 from accel.accelerate.installed import Library, installed_distribution, problem, require, versions
 from accel.errors import MissingBackend
 from accel.model import OnnxModel, Signature, Target, TensorSpec
@@ -17,8 +16,8 @@ MODEL = OnnxModel(path=Path("absent.onnx"), signature=Signature((TensorSpec("x",
 RUNTIMES = ["onnxruntime", "openvino"]
 
 
-def library(module: str, *distributions: str, minimum: tuple[int, ...] = (1,)) -> Library:
-    return Library(module=module, distributions=distributions or (module,), minimum=minimum, extra="some")
+def library(module: str, minimum: tuple[int, ...] = (1,)) -> Library:
+    return Library(module=module, distribution=module, minimum=minimum, extra="some")
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -34,7 +33,7 @@ def test_not_installed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_too_old(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip(name)
-    monkeypatch.setattr(installed, "metadata_version", lambda distribution: "0.9.1")
+    monkeypatch.setattr(distributions, "version", lambda distribution: "0.9.1")
     backend = catalog.backend(name)
     sentence = backend.unavailable()
     assert sentence is not None
@@ -65,15 +64,16 @@ def test_a_library_that_is_here_has_no_problem() -> None:
     [("1.19.2", True), ("1.20", False), ("1.20.0rc1", False), ("1.21.0+cu128", False), ("2026.4.1-22982-abc", False)],
 )
 def test_versions_are_compared_as_numbers(version: str, old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed, "metadata_version", lambda distribution: version)
+    monkeypatch.setattr(distributions, "version", lambda distribution: version)
     assert (problem(library("numpy", minimum=(1, 20))) is not None) is old
 
 
-def test_flavours_are_found_under_their_own_names() -> None:
-    flavours = library("numpy", "numpy-gpu-that-nobody-published", "numpy")
+def test_flavours_are_found_under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributions, "FLAVOURS", {"number-arrays": ("number-arrays", "numpy-that-nobody-published", "numpy")})
+    flavours = Library(module="numpy", distribution="number-arrays", minimum=(1,), extra="some")
     assert installed_distribution(flavours) == "numpy"
     assert list(versions(flavours)) == ["numpy"]
-    assert installed_distribution(library("nothing", "nothing-at-all-here")) is None
+    assert installed_distribution(library("nothing_at_all_here")) is None
 
 
 @pytest.mark.parametrize("name", [*RUNTIMES, "eager"])

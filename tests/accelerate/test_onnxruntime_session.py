@@ -125,7 +125,8 @@ class _Session:
 
 
 def require_assigned(session: _Session, asked: list[str], **options: Any) -> tuple[str, ...]:
-    plan = SessionPlan(Path("net.onnx"), asked, Target(name="edge", backend="onnxruntime", options=options), {})
+    target = Target(name="edge", backend="onnxruntime", options={"execution_providers": asked, **options})
+    plan = SessionPlan(Path("net.onnx"), OnnxRuntime().runtime_settings(target), target, {})
     return plan._require_assigned(session, asked)
 
 
@@ -141,6 +142,39 @@ def test_nodes_that_stray_to_the_cpu_are_named() -> None:
 def test_a_provider_that_did_not_load_is_named() -> None:
     with pytest.raises(BackendFault, match=f"{CUDA} asked for, but the session runs on {CPU}"):
         require_assigned(_Session([CPU], []), [CUDA])
+
+
+@pytest.mark.parametrize("options", [{}, {"execution_providers": [CUDA, CPU]}], ids=["by device", "by name"])
+def test_fp32_on_a_gpu_is_not_tf32(
+    options: dict[str, Any], model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no GPU where this test has to run: what the session is asked for is looked at."""
+    asked: list[Any] = []
+
+    def make(path: str, settings: Any, *, providers: list[Any], enable_fallback: int) -> _Session:
+        asked.append(providers)
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+    with pytest.raises(BackendFault, match="no GPU"):
+        compiled(model, tmp_path, device="gpu", options=options)
+    assert asked == [[(CUDA, {"use_tf32": "0"}), *([CPU] if options else [])]]
+
+
+SPINNING = "session.intra_op.allow_spinning"
+
+
+@pytest.mark.parametrize(("threads", "waits"), [(1, False), (2, True)])
+def test_threads_do_not_spin_on_the_cores_of_the_next_row(threads: int, waits: bool, model: OnnxModel, tmp_path: Path) -> None:
+    with compiled(model, tmp_path, threads=threads) as runner:
+        settings = runner._session.get_session_options()
+        if waits:
+            assert settings.get_session_config_entry(SPINNING) == "0"
+        else:
+            with pytest.raises(RuntimeError, match=SPINNING):
+                settings.get_session_config_entry(SPINNING)
+        assert any("without spinning" in note for note in runner.executed_precision().notes) is waits
 
 
 def test_the_session_is_freed(model: OnnxModel, tmp_path: Path) -> None:

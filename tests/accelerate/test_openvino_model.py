@@ -134,6 +134,24 @@ def test_ir_and_onnx_count_the_same_quantized_operators(model: OnnxModel) -> Non
     assert quantized_in(openvino.Core().read_model(str(model.path))) == quantized_operators(model.path) == 2
 
 
+@pytest.mark.parametrize("form", ["onnx", "ir"])
+def test_compiling_counts_nothing(form: str, model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compile time that is reported holds no reading of the file a second time."""
+    shipped = OpenVino().deploy(model, target(options={"format": form}), tmp_path)
+    counted: list[Path] = []
+
+    def count(path: Path) -> int:
+        counted.append(path)
+        return 2
+
+    monkeypatch.setattr("accel.accelerate.openvino_model._quantized_operators", count)
+    with compiled(shipped, tmp_path) as runner:
+        runner(inputs())
+        assert counted == []
+        assert runner.executed_precision().quantized_operators == 2
+    assert counted == [shipped.path]
+
+
 def test_fp32_is_not_bf16_and_bf16_is_told(model: OnnxModel, tmp_path: Path) -> None:
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in BF16")

@@ -22,8 +22,24 @@ def test_verdict_comes_first_then_the_parts_in_order(report: Report) -> None:
     assert text.splitlines()[0] == "# digits"
     assert text.splitlines()[2] == "**2.13x faster**"
     headings = re.findall(r"^##+ .*$", text, re.MULTILINE)
-    assert headings == ["## How it was measured", "## Steps", "## Notes", "## Deployment", "### openvino"]
+    assert headings == ["## How it was measured", "## Steps", "## Notes and warnings", "## Deployment", "### openvino"]
     assert text.index("| row |") < text.index("## How it was measured")
+    assert text.index("## Notes and warnings") < text.index("⚠ one warning") < text.index("- one note")
+
+
+def test_a_warning_stands_once_and_alone_too(report: Report) -> None:
+    text = render(changed(report, notes=[], warnings=["twice", "twice"]))
+    assert text.count("⚠ twice") == 1
+    assert text.index("## Notes and warnings") < text.index("⚠ twice") < text.index("## Deployment")
+
+
+def test_nothing_quantized_is_called_fp32(report: Report) -> None:
+    rows = [row.model_copy(update={"precision": report.rows[2].precision}) for row in report.rows]
+    text = render(changed(report, rows=rows))
+    assert "fastest FP32" not in text
+    assert "| against the fastest baseline | against its own baseline |" in text
+    assert "The fastest baseline is digits-fp32 on openvino/cpu." in text
+    assert "| against the fastest FP32 row |" in render(report)
 
 
 def test_table_has_every_figure(report: Report) -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from accel import catalog
 from accel.benchmarks.snippet import deployment_snippet
 from accel.errors import UsageError
-from accel.model import Signature, TensorSpec
+from accel.model import Signature, Target, TensorSpec
 
 PREPROCESS = """import numpy as np
 from PIL import Image
@@ -31,6 +33,12 @@ def signature(classes: int) -> Signature:
         inputs=(TensorSpec("image", ("batch", 3, 8, 8), "float32"),),
         outputs=(TensorSpec("logits", ("batch", classes), "float32"),),
     )
+
+
+def given(backend: str, **changes: Any) -> Mapping[str, Any]:
+    """What the backend says that it gives its runtime."""
+    found: Mapping[str, Any] = catalog.backend(backend).runtime_settings(Target(name="t", backend=backend, **changes))
+    return found
 
 
 def weights(classes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -79,14 +87,14 @@ def assert_scores(lines: Sequence[Sequence[str]], wanted: Sequence[tuple[int, fl
 @pytest.mark.parametrize("names", [None, ["a", "b", "c\"'", "d", "e", "f"]], ids=["numbers", "names"])
 def test_onnxruntime(tmp_path: Path, image: Path, names: list[str] | None) -> None:
     write_model(tmp_path / "model.onnx", 6)
-    code = deployment_snippet("onnxruntime", "model.onnx", signature(6), PREPROCESS, names, threads=1)
+    code = deployment_snippet("onnxruntime", "model.onnx", signature(6), PREPROCESS, names, settings=given("onnxruntime"))
     assert "accel" not in code
     assert_scores(ran(tmp_path, code, image), expected(image, 6), names)
 
 
 def test_openvino_onnx(tmp_path: Path, image: Path) -> None:
     write_model(tmp_path / "model.onnx", 6)
-    code = deployment_snippet("openvino", "model.onnx", signature(6), PREPROCESS, threads=1)
+    code = deployment_snippet("openvino", "model.onnx", signature(6), PREPROCESS, settings=given("openvino"))
     assert "'INFERENCE_PRECISION_HINT': 'f32'" in code
     assert_scores(ran(tmp_path, code, image), expected(image, 6), None)
 
@@ -98,7 +106,7 @@ def test_openvino_ir_with_options(tmp_path: Path, image: Path) -> None:
     openvino.save_model(openvino.convert_model(tmp_path / "source.onnx"), tmp_path / "model.xml", compress_to_fp16=False)
     (tmp_path / "source.onnx").unlink()
     options = {"format": "ir", "performance_hint": "throughput", "num_streams": 1}
-    code = deployment_snippet("openvino", "model.xml", signature(6), PREPROCESS, threads=1, options=options)
+    code = deployment_snippet("openvino", "model.xml", signature(6), PREPROCESS, settings=given("openvino", options=options))
     assert_scores(ran(tmp_path, code, image), expected(image, 6), None)
 
 
@@ -110,14 +118,15 @@ def test_eager_with_a_factory_file_beside_it(tmp_path: Path, image: Path) -> Non
         "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 6, bias=False))\n"
     )
     save_file({"1.weight": torch.from_numpy(weights(6).T.copy())}, tmp_path / "model.safetensors")
-    code = deployment_snippet("eager", "model.safetensors", signature(6), PREPROCESS, threads=1, factory="net.py:build")
+    settings = given("eager")
+    code = deployment_snippet("eager", "model.safetensors", signature(6), PREPROCESS, settings=settings, factory="net.py:build")
     assert_scores(ran(tmp_path, code, image), expected(image, 6), None)
 
 
 def test_many_classes_are_read_from_the_manifest(tmp_path: Path, image: Path) -> None:
     names = [f"class {index}" for index in range(100)]
     write_model(tmp_path / "model.onnx", 100)
-    code = deployment_snippet("onnxruntime", "model.onnx", signature(100), PREPROCESS, names)
+    code = deployment_snippet("onnxruntime", "model.onnx", signature(100), PREPROCESS, names, settings=given("onnxruntime"))
     assert "class 7" not in code
     (tmp_path / "manifest.json").write_text(f'{{"classes": {names}}}'.replace("'", '"'))
     assert_scores(ran(tmp_path, code, image), expected(image, 100), names)
@@ -125,13 +134,14 @@ def test_many_classes_are_read_from_the_manifest(tmp_path: Path, image: Path) ->
 
 def test_outputs_that_are_no_classes_are_printed(tmp_path: Path, image: Path) -> None:
     spec = TensorSpec("logits", ("batch", 6, 1), "float32")
-    code = deployment_snippet("onnxruntime", "model.onnx", Signature(signature(6).inputs, (spec,)), PREPROCESS)
+    shape = Signature(signature(6).inputs, (spec,))
+    code = deployment_snippet("onnxruntime", "model.onnx", shape, PREPROCESS, settings=given("onnxruntime"))
     assert code.endswith("print(scores)\n")
     compile(code, "run.py", "exec")
 
 
 def test_names_cannot_leave_their_quotes() -> None:  # fault 31
-    code = deployment_snippet("onnxruntime", 'a"b\n.onnx', signature(5), PREPROCESS, NAMES)
+    code = deployment_snippet("onnxruntime", 'a"b\n.onnx', signature(5), PREPROCESS, NAMES, settings=given("onnxruntime"))
     compile(code, "run.py", "exec")
     assert "\x1b" not in code
     assert "##[" not in code
@@ -145,32 +155,37 @@ def test_names_cannot_leave_their_quotes() -> None:  # fault 31
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_threads_are_those_that_were_measured(backend: str, threads: int) -> None:
-    code = deployment_snippet(backend, "model.onnx", signature(5), PREPROCESS, threads=threads)
+    code = deployment_snippet(backend, "model.onnx", signature(5), PREPROCESS, settings=given(backend, threads=threads))
     assert f"num_threads = {threads}" in code or f"'INFERENCE_NUM_THREADS': {threads}" in code
 
 
 def test_providers_and_level_are_the_targets() -> None:
     options = {"execution_providers": ["CUDAExecutionProvider"], "graph_optimization_level": "basic"}
-    code = deployment_snippet("onnxruntime", "model.onnx", signature(5), PREPROCESS, options=options)
-    assert "providers=['CUDAExecutionProvider']" in code
+    code = deployment_snippet(
+        "onnxruntime", "model.onnx", signature(5), PREPROCESS, settings=given("onnxruntime", options=options)
+    )
+    assert "providers = [('CUDAExecutionProvider', {'use_tf32': '0'})]" in code
     assert "GraphOptimizationLevel.ORT_ENABLE_BASIC" in code
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_is_the_targets(precision: str) -> None:
-    code = deployment_snippet("openvino", "model.onnx", signature(5), PREPROCESS, precision=precision)
+    code = deployment_snippet(
+        "openvino", "model.onnx", signature(5), PREPROCESS, settings=given("openvino", precision=precision)
+    )
     assert f"'INFERENCE_PRECISION_HINT': '{ {'fp32': 'f32', 'bf16': 'bf16'}[precision] }'" in code
 
 
 def test_what_no_script_can_be_written_for() -> None:
+    eager = given("eager")
     with pytest.raises(UsageError, match="backend 'tensorrt'"):
-        deployment_snippet("tensorrt", "model.plan", signature(5), PREPROCESS)
+        deployment_snippet("tensorrt", "model.plan", signature(5), PREPROCESS, settings={})
     two = Signature(signature(5).inputs * 2, signature(5).outputs)
     with pytest.raises(UsageError, match="one input, this has 2"):
-        deployment_snippet("onnxruntime", "model.onnx", two, PREPROCESS)
+        deployment_snippet("onnxruntime", "model.onnx", two, PREPROCESS, settings=given("onnxruntime"))
     with pytest.raises(UsageError, match="needs the factory"):
-        deployment_snippet("eager", "model.safetensors", signature(5), PREPROCESS)
+        deployment_snippet("eager", "model.safetensors", signature(5), PREPROCESS, settings=eager)
     with pytest.raises(UsageError, match="expected file"):
-        deployment_snippet("eager", "model.safetensors", signature(5), PREPROCESS, factory="net.py")
+        deployment_snippet("eager", "model.safetensors", signature(5), PREPROCESS, settings=eager, factory="net.py")
     with pytest.raises(ValueError, match="defines no function"):
-        deployment_snippet("onnxruntime", "model.onnx", signature(5), "import numpy\n")
+        deployment_snippet("onnxruntime", "model.onnx", signature(5), "import numpy\n", settings=given("onnxruntime"))

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from accel.benchmarks.verdict import best_result, fastest_fp32, own_baseline, verdict
-from accel.report import Estimate, Noise, Precision, Row, Speedup
+from accel.benchmarks.verdict import best_result, fastest_fp32, own_baseline, verdict, yardstick, yardstick_name
+from accel.report import Estimate, Latency, Noise, Precision, Row, Speedup
 
 
 def test_the_line(measured: list[Row]) -> None:
@@ -70,6 +70,86 @@ def test_own_baseline_is_the_targets(measured: list[Row]) -> None:
     untargeted = measured[2].model_copy(update={"target": None})
     assert own_baseline(untargeted, measured) is measured[1]
     assert own_baseline(measured[2], [measured[0]]) is None
+
+
+INT8 = Precision(float_precision="fp32", quantized_operators=17, int8_operators=16, operators={})
+
+
+def alike(measured: list[Row], *p50s: float, precision: Precision = INT8) -> list[Row]:
+    """What ``accel benchmark`` measures of one file: baselines alone, each with its ratios to the others."""
+    names = [f"row{index}" for index in range(len(p50s))]
+    rows = []
+    for name, p50 in zip(names, p50s, strict=True):
+        against = {other: other_p50 / p50 for other, other_p50 in zip(names, p50s, strict=True) if other != name}
+        ratios = [
+            Speedup(vs=other, ratio=Estimate(value=value, low=value - 0.01, high=value + 0.01))
+            for other, value in against.items()
+        ]
+        latency = Latency.model_validate({**(measured[1].latency or measured[0]).model_dump(), "p50_ms": p50})
+        update = {"name": name, "target": None, "latency": latency, "speedups": ratios, "precision": precision}
+        rows.append(measured[1].model_copy(update=update))
+    return rows
+
+
+def test_quantized_rows_are_no_fp32(measured: list[Row]) -> None:
+    assert fastest_fp32(alike(measured, 0.4, 0.8)) is None
+    measured[1] = measured[1].model_copy(update={"precision": INT8})
+    found = fastest_fp32(measured)
+    assert found is not None
+    assert found.name == "digits"
+
+
+def test_rows_alike_are_compared_with_the_next(measured: list[Row]) -> None:
+    for precision in (INT8, INT8.model_copy(update={"quantized_operators": 0})):
+        found = verdict(alike(measured, 0.8, 0.4, 1.6, precision=precision))
+        assert found.row == "row1"
+        assert found.text == (
+            "2.00x faster (95 % CI 1.99 to 2.01): row1 on openvino/cpu against the fastest other row (row0 on openvino/cpu)"
+        )
+
+
+def test_rows_alike_whose_interleaved_ratio_turns_the_medians(measured: list[Row]) -> None:
+    first, second = alike(measured, 0.40, 0.41)
+    first = first.model_copy(update={"speedups": [Speedup(vs="row1", ratio=Estimate(value=0.9, low=0.89, high=0.91))]})
+    second = second.model_copy(update={"speedups": [Speedup(vs="row0", ratio=Estimate(value=1.11, low=1.1, high=1.12))]})
+    found = verdict([first, second])
+    assert found.row == "row1"
+    assert found.text.startswith("1.11x faster")
+
+
+def test_one_row_alone_gives_its_median(measured: list[Row]) -> None:
+    (row,) = alike(measured, 0.4)
+    assert verdict([row]).text == "p50 0.400 ms: row0 on openvino/cpu"
+    other = failed(measured[1])
+    assert verdict([row, other]).text == "p50 0.400 ms: row0 on openvino/cpu; failed: digits-fp32"
+
+
+def test_noise_is_said_of_rows_alike(measured: list[Row]) -> None:
+    noise = Noise.model_validate({"row": "row0", "ratio": {"value": 1.0}, "verdict": "noisy"})
+    assert verdict(alike(measured, 0.4, 0.8), noise).text.endswith("; timings were noisy, see the A/A pair")
+
+
+def test_a_result_beside_quantized_baselines_is_compared_with_the_fastest_other(measured: list[Row]) -> None:
+    others = alike(measured, 0.8, 1.6)
+    ratio = Speedup(vs="row0", ratio=Estimate(value=1.9, low=1.8, high=2.0))
+    found = verdict([*others, measured[2].model_copy(update={"speedups": [ratio]})])
+    assert found.row == "digits-int8"
+    assert found.text.startswith("1.90x faster (95 % CI 1.80 to 2.00)")
+    assert found.text.endswith(" against the fastest other row (row0 on openvino/cpu); no FP32 row was measured beside it")
+
+
+def test_an_fp32_result_is_not_told_that_fp32_is_missing(measured: list[Row]) -> None:
+    result = measured[2].model_copy(update={"precision": measured[1].precision})
+    assert "no FP32 row" not in verdict([*alike(measured, 0.8), result]).text
+
+
+def test_the_yardstick_is_called_by_what_it_is(measured: list[Row]) -> None:
+    assert yardstick(measured) is fastest_fp32(measured)
+    assert yardstick_name(yardstick(measured)) == "fastest FP32 row"
+    others = alike(measured, 0.8, 0.4)
+    assert yardstick(others) is others[1]
+    assert yardstick_name(others[1]) == "fastest baseline"
+    assert yardstick(measured[2:]) is None
 
 
 def failed(row: Row) -> Row:

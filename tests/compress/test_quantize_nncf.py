@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,11 @@ def test_it_prints_nothing_and_reports_home_to_nobody(
 def test_entropy_is_no_setting_of_this_engine() -> None:
     with pytest.raises(ValidationError, match="method"):
         TypeAdapter(QuantizeStaticNncf).validate_python({"calibration": {"method": "entropy"}})
+
+
+def test_the_extra_that_brings_nncf_brings_what_it_runs_on() -> None:
+    """NNCF imports onnxruntime for ONNX models, which its own metadata does not say; its version decides the statistics."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    brought = {re.split("[<>=]", entry)[0] for entry in project["dependencies"] + project["optional-dependencies"]["openvino"]}
+    assert "onnxruntime" in QuantizeStaticNncf.libraries
+    assert set(QuantizeStaticNncf.libraries) <= brought

@@ -20,6 +20,7 @@ from accel.compress.calibration import Calibration
 from accel.compress.ignored_scope import IgnoredScope
 from accel.compress.onnx_writing import write
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
+from accel.compress.quantized_graph import release_outputs_
 from accel.contracts import Job, QuantizationProfile, Task
 from accel.errors import DataFault, PassFault
 from accel.model import OnnxModel
@@ -346,3 +347,37 @@ def test_settings_are_checked_by_name() -> None:
         with pytest.raises(ValidationError) as caught:
             adapter.validate_python(document)
         assert caught.value.errors()[0]["loc"][-1] == field
+
+
+def test_temporary_models_never_lie_where_a_kill_would_leave_them(float_model: OnnxModel, make_job: MakeJob) -> None:
+    """The scratch folder outlives a kill, and a sweep keeps what is in it; the job's folder is emptied for the next run."""
+    seen: list[tuple[int, int]] = []
+
+    def look(done: int, total: int, what: str) -> None:
+        seen.append((len(list(job.scratch.iterdir())), len([path for path in job.folder.iterdir() if path.is_dir()])))
+
+    job = replace(make_job(), progress=look)
+    QuantizeStaticOnnxRuntime()(float_model, job)
+    assert seen and set(seen) == {(0, 2)}, "scratch itself, and the temporary folder"
+    assert sorted(path.name for path in job.folder.iterdir()) == ["model.onnx", "scratch"]
+
+
+def test_the_pair_at_an_output_is_dropped_by_identity_not_by_name() -> None:
+    """Names are optional in ONNX: all the nodes here have none."""
+    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.uint8(128), "z")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("MatMul", ["xd", "w"], ["m"]),
+        helper.make_node("QuantizeLinear", ["m", "s", "z"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "s", "z"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xy"]
+    weights = [scale, zero, numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], weights), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    release_outputs_(model)
+    assert [node.op_type for node in model.graph.node] == ["QuantizeLinear", "DequantizeLinear", "MatMul"]
+    assert list(model.graph.node[2].output) == ["y"]
+    onnx.checker.check_model(model)

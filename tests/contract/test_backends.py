@@ -188,6 +188,7 @@ from accel import catalog
 from accel.model import Target
 backend = catalog.backend({name!r})
 backend.check_options(Target(name="t", backend={name!r}))
+backend.runtime_settings(Target(name="t", backend={name!r}))
 found = [m for m in {heavy!r} if m in sys.modules]
 assert not found, found
 """

@@ -156,6 +156,12 @@ def test_eager_takes_a_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("more_passes")
+def test_eager_is_taken_where_the_last_pass_gives_a_module(tmp_path: Path) -> None:
+    found = recipe(tmp_path, TORCH, "{type: prune} > {type: rank}", targets="[{backend: eager}]")
+    assert [target.backend for target in found.targets] == ["eager"]
+
+
+@pytest.mark.usefixtures("more_passes")
 @pytest.mark.parametrize(
     ("model", "passes"),
     [

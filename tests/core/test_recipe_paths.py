@@ -48,6 +48,7 @@ def message(folder: Path, **settings: str) -> str:
         "csv: {path: d/labels.csv, root: images}",
         "tar: d/images.tar",
         "tar: {path: d/images.tar}",
+        "tar: {path: d/images.tar, csv: tables/labels.csv}",
         "torchvision: {name: CIFAR10, root: d}",
         "folder: ./d/../images",
     ],
@@ -138,3 +139,19 @@ def test_the_run_folder_itself_may_not_hold_the_inputs(tmp_path: Path) -> None:
     (tmp_path / "out" / "run").mkdir(parents=True)
     (tmp_path / "out" / "run" / "m.onnx").touch()
     assert "holds model.path" in message(tmp_path, model="out/run/m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("csv", "fact"),
+    [
+        ("../../../../etc/passwd", "goes up with .."),
+        ("tables/../../labels.csv", "goes up with .."),
+        ("/etc/passwd", "is an absolute path"),
+    ],
+)
+def test_the_csv_of_a_tar_lies_in_it_or_beside_it(tmp_path: Path, csv: str, fact: str) -> None:
+    said = message(tmp_path, data=f"tar: {{path: d/images.tar, csv: {csv}}}")
+    assert said == f"data.validation.tar.csv: {csv!r} {fact}; allowed: a file in the tar, beside it or below that"
+    recipe(tmp_path, data="tar: {path: d/images.tar}")
+    with pytest.raises(RecipeError, match=r"override .*data\.validation\.tar\.csv: "):
+        read(tmp_path / "recipe.yaml", [f"data.validation.tar={{path: d/images.tar, csv: {csv}}}"])

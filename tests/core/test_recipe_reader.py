@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from accel import catalog
 from accel.contracts import Pass
 from accel.errors import Problem, RecipeError
 from accel.model import Target
@@ -108,7 +109,7 @@ def test_a_full_recipe_says_what_it_says(home: Path) -> None:
         Target("onnxruntime", "onnxruntime", threads=2),
         Target("vino", "openvino", optional=True, threads=2, options={"num_streams": 1}),
     )
-    assert found.notes == ()
+    assert found.notes == ("model.inputs.0.dynamic: only TensorRT reads it; the targets of this recipe take any size",)
 
 
 def test_reading_imports_no_code_of_the_recipe(home: Path) -> None:
@@ -443,6 +444,15 @@ def test_data_and_task_that_cannot_be_meant(home: Path, line: str, says: str) ->
 
 def test_a_note_says_that_accuracy_is_not_measured_without_validation(home: Path) -> None:
     assert "no data.validation: accuracy is not measured" in recipe(home, SMALL).notes
+
+
+def test_a_note_says_that_no_target_reads_the_range_of_an_axis(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = "model.inputs.0.dynamic: only TensorRT reads it; the targets of this recipe take any size"
+    assert note in recipe(home, FULL).notes
+    assert note not in recipe(home, FULL.replace(", dynamic: {batch: {min: 1, opt: 8, max: 32}}", "")).notes
+    openvino = catalog.BACKENDS["openvino"]
+    monkeypatch.setattr(catalog, "BACKENDS", {**catalog.BACKENDS, "tensorrt": openvino})
+    assert note not in recipe(home, FULL, "targets.0.backend=tensorrt").notes
 
 
 def test_many_problems_are_cut_short(home: Path) -> None:

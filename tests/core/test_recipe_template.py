@@ -15,10 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 from accel.commands import init as init_command
+from accel.commands import optimize as optimize_command
+from accel.commands import schema as schema_command
 from accel.commands import validate as validate_command
-from accel.errors import DataFault, ModelFault, UsageError
+from accel.errors import DataFault, ModelFault, RecipeError, UsageError
 from accel.recipe.reader import from_document, read
-from accel.recipe.template import default_document, init
+from accel.recipe.settings import Recipe
+from accel.recipe.template import default_document, guessed_preprocessing_note, init
 from accel.tasks.settings import Preprocess
 
 
@@ -195,3 +198,115 @@ def test_the_validate_command_prints_notes_and_a_summary(home: Path) -> None:
     assert validate_command.run(Path("recipe.yaml"), ["passes=[{type: simplify}]"], out=Console(file=text, width=200)) == 0
     assert "note: targets.0.device: took 'vpu' for 'npu'" in text.getvalue()
     assert text.getvalue().splitlines()[-1] == "recipe.yaml: valid (simplify; for openvino-npu)"
+
+
+def test_the_init_command_says_which_files_it_wrote(home: Path) -> None:
+    text = io.StringIO()
+    (home / "new").mkdir()
+    written = Path("new/recipe.yaml")
+    init_command.run("m.onnx", written, force=False, out=Console(file=text), data=Path("images"), targets=["openvino/npu"])
+    assert [line.partition(":")[0] for line in text.getvalue().splitlines()] == ["new/recipe.yaml", "new/accel.schema.json"]
+    found = read(written, ["output_dir=out"])
+    assert [(target.backend, target.device) for target in found.targets] == [("openvino", "npu")]
+    assert found.data.calibration is not None
+    text.truncate(0)
+    init_command.run("m.onnx", Path("new/other.yaml"), force=False, out=Console(file=text))
+    assert "accel.schema.json" not in text.getvalue(), "it was there"
+    assert len(read(Path("new/other.yaml")).targets) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "what"),
+    [
+        ("m.onnx", "images", "rgb pixels / 255, resized to 16, nchw"),
+        ("last.onnx", "labels.csv", "gray pixels / 255, resized to [8, 12], nhwc"),
+        ("m.onnx", "pixels.npz", "rgb pixels / 255, nchw"),
+    ],
+)
+def test_a_guess_at_the_preprocessing_is_the_first_note(
+    home: Path, monkeypatch: pytest.MonkeyPatch, model: str, data: str, what: str
+) -> None:
+    note = guessed_preprocessing_note(default_document(Path(model), Path(data), ["openvino"]))
+    assert note is not None
+    assert note.startswith(f"preprocessing was guessed: {what}; if the model was trained with another mean and std, ")
+    assert "write a recipe with `accel init " in note
+    assert optimized(monkeypatch, model, data).notes[0] == note
+
+
+def test_data_that_needs_no_preprocessing_is_no_guess(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("guessed" in note for note in optimized(monkeypatch, "m.onnx", "floats.npz").notes)
+
+
+def optimized(monkeypatch: pytest.MonkeyPatch, model: str, data: str) -> Recipe:
+    """The recipe that ``accel optimize MODEL --data DATA`` would run."""
+    ran: list[Recipe] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(recipe: Recipe, **settings: Any) -> None:
+        ran.append(recipe)
+        raise Stopped
+
+    monkeypatch.setattr(optimize_command, "optimize", stop)
+    with pytest.raises(Stopped):
+        optimize_command.run(
+            Path(model),
+            [],
+            data=Path(data),
+            targets=["openvino"],
+            output=None,
+            cache=lambda folder: folder or Path("cache"),
+            allowed=[],
+            benchmark=False,
+            as_json=False,
+            quiet=True,
+            out=Console(file=io.StringIO()),
+            err=Console(file=io.StringIO()),
+        )
+    return ran[0]
+
+
+def test_validate_as_json_gives_every_problem_its_place(home: Path) -> None:
+    (home / "recipe.yaml").write_text("version: 1\nmodel: {path: m.onnx}\ntargets: [{backend: openvin}]\nsede: 1\n")
+    assert validated(Path("recipe.yaml")) == (
+        2,
+        {
+            "valid": False,
+            "problems": [
+                {"line": 3, "column": 21, "message": "there is no backend"},
+                {"line": 4, "column": 1, "message": "unknown key 'sede'"},
+            ],
+        },
+    )
+    with pytest.raises(RecipeError):
+        validate_command.run(Path("recipe.yaml"), [], out=Console(file=io.StringIO()))
+    (home / "recipe.yaml").write_text("version: 1\nmodel: {path: m.onnx}\ntargets: [{backend: openvino}]\n")
+    assert validated(Path("recipe.yaml"), "seed=1") == (
+        0,
+        {"valid": True, "notes": ["no data.validation: accuracy is not measured"]},
+    )
+    code, found = validated(Path("recipe.yaml"), "seed=x")
+    assert (code, found["problems"][0]["line"]) == (2, 0)
+
+
+def validated(path: Path, *overrides: str) -> tuple[int, Any]:
+    text = io.StringIO()
+    code = validate_command.run(path, overrides, out=Console(file=text), as_json=True)
+    found = json.loads(text.getvalue())
+    for problem in found.get("problems", []):
+        problem["message"] = problem["message"].partition(": ")[2].partition(" 'openvin'")[0].partition(";")[0]
+    return code, found
+
+
+@pytest.mark.parametrize("of", schema_command.KINDS)
+def test_the_schema_command_prints_what_documents_are_checked_against(of: str) -> None:
+    from accel import report
+    from accel.benchmarks import manifest
+    from accel.recipe.json_schema import json_schema
+
+    text = io.StringIO()
+    assert schema_command.run(of, out=Console(file=text)) == 0
+    wanted = {"recipe": json_schema, "report": report.schema, "manifest": manifest.schema}[of]()
+    assert json.loads(text.getvalue()) == json.loads(json.dumps(wanted))
+    assert wanted["$schema"] == "https://json-schema.org/draft/2020-12/schema"

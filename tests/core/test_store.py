@@ -161,8 +161,33 @@ def test_shrink_removes_the_least_recently_used(shelf: Store) -> None:
         put(shelf, key, key * 100)
         os.utime(shelf.folder / "steps" / key / "entry.json", (ord(key), ord(key)))
     assert shelf.find("a") is not None  # used now
+    shelf.release()
     assert shelf.shrink(200) == (1, 100)
     assert [entry.key for entry in shelf.entries()] == ["c", "a"]
+
+
+def test_shrink_leaves_what_a_running_process_uses_and_takes_old_checkpoints(shelf: Store) -> None:
+    put(shelf, "used")
+    put(shelf, "free")
+    shelf.release()
+    other = Store(shelf.folder)
+    assert other.find("used") is not None
+    (shelf.folder / "scratch" / "killed").mkdir()
+    (shelf.folder / "scratch" / "killed" / "checkpoint").write_text("old")
+    assert shelf.shrink(0) == (1, len("content"))
+    assert [entry.key for entry in shelf.entries()] == ["used"]
+    assert _tree(shelf) == []
+    other.release()
+    assert shelf.shrink(0) == (1, len("content"))
+
+
+def test_looking_neither_removes_nor_holds(shelf: Store) -> None:
+    put(shelf)
+    shelf.release()
+    assert Store(shelf.folder).find("k", evict=False) is not None
+    _truncate(shelf.folder / "steps" / "k")
+    assert shelf.find("k", evict=False) is None
+    assert (shelf.folder / "steps" / "k").exists()
 
 
 def test_verify_reports_and_removes_damaged_entries(shelf: Store) -> None:

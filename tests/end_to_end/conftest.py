@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -91,10 +92,19 @@ class Ended:
         assert self.code == code, self.err
         for part in said:
             assert part in self.err, f"{part!r} is not in: {self.err}"
-        assert self.err.startswith("accel: ")
+        assert "\naccel: " in "\n" + self.err
         assert "Traceback (most recent call last)" not in self.err
         assert "this is a bug" not in self.err
         assert self.out == ""
+
+
+# In a process between: a child's peak counts the memory of whom it was forked from, and this process may be large.
+_WATCH = """
+import json, resource, subprocess, sys
+done = subprocess.run([sys.executable, "-m", "accel", *sys.argv[1:]], capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, done.stdout, done.stderr, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]))
+"""
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,19 @@ class Project:
         process = self.start(*arguments, **more)
         out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def watched(self, *arguments: str) -> tuple[Ended, float, int]:
+        """A command in a process of its own, the processor time it took in seconds, and the most memory it had in bytes."""
+        done = subprocess.run(
+            [sys.executable, "-c", _WATCH, *arguments],
+            capture_output=True,
+            check=True,
+            cwd=self.folder,
+            env=self.environment(),
+            timeout=240,
+        )
+        code, out, err, cpu_s, peak_bytes = json.loads(done.stdout)
+        return Ended(code, out, err), cpu_s, peak_bytes
 
     def rewrite(self, old: str, new: str) -> None:
         text = self.recipe.read_text(encoding="utf-8")

@@ -161,7 +161,7 @@ def prepare(new_project: Callable[[Path], Project], exported: bytes) -> Prepare:
     def make(folder: Path, targets: list[dict[str, Any]], passes: list[dict[str, Any]] | None = None) -> Project:
         project = new_project(folder)
         (project.folder / "model.onnx").write_bytes(exported)
-        text = RECIPE.format(targets=json.dumps(targets), passes=json.dumps(passes or []), timeout=8)
+        text = RECIPE.format(targets=json.dumps(targets), passes=json.dumps(passes or []), timeout=6)
         project.recipe.write_text(text)
         return project
 
@@ -182,7 +182,7 @@ CRASHES = {
     "abort": "was ended by SIGABRT",
     "exit": "ended with exit code 0 before it answered",
     "kill": "was ended by SIGKILL, probably by the system for want of memory (peak of the largest child: ",
-    "hang": "did not end within 8 s and was stopped",
+    "hang": "did not end within 6 s and was stopped",
 }
 
 
@@ -304,12 +304,11 @@ def test_out_of_memory_in_a_pass(prepare: Prepare, plug_ins: Path, tmp_path: Pat
 
 
 def test_out_of_memory_while_compiling(prepare: Prepare, plug_ins: Path, tmp_path: Path) -> None:
-    project = prepare(tmp_path / "p", [fragile("bad", compile="memory"), dict(ORT)])
+    project = prepare(tmp_path / "p", [fragile("bad", compile="memory")])
     done = limited(project, 5 * 2**30, "optimize", "recipe.yaml", PYTHONPATH=str(plug_ins))
     assert done.returncode == 4, done.stderr
     rows = rows_of(project)
     assert rows["bad"]["reason"].startswith("out of memory at compiling for fragile (peak ")
-    assert rows["ort"]["status"] == "measured"
 
 
 def test_out_of_memory_in_torch(project: Project) -> None:
@@ -319,7 +318,7 @@ def test_out_of_memory_in_torch(project: Project) -> None:
     assert done.returncode == 4, done.stderr
     assert "out of memory at " in done.stderr
     assert "(peak " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback (most recent call last)" not in done.stderr  # the user's own frames are shown, ours are not
 
 
 # -- 42: a backend that is not here -----------------------------------------------------------------------------------

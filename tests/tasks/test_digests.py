@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from accel.errors import DataFault, UsageError
-from accel.tasks.digests import split_digest, static_digest
-from accel.tasks.settings import Arrays, DataSettings, DataSource, ImageClassificationSettings, Preprocess, TorchvisionData
+from accel.errors import DataFault, SafetyRefusal, UsageError
+from accel.tasks import digests
+from accel.tasks.digests import combined, split_digest, static_digest
+from accel.tasks.settings import Arrays, DataSettings, DataSource, ImageClassificationSettings, Preprocess, Tar, TorchvisionData
 
 
 def write_image(path: Path, value: int) -> None:
@@ -141,3 +143,35 @@ def test_needs_neither_numpy_nor_anything_heavy() -> None:
     heavy = ["numpy", "PIL", "torch", "torchvision", "onnx"]
     found = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "counts"),
+    [
+        *((kind, library, True) for kind in SOURCES for library in ("pillow", "numpy")),
+        *((kind, "torchvision", kind == "torchvision") for kind in SOURCES),
+    ],
+)
+def test_another_version_of_what_decodes_is_other_data(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, library: str, counts: bool
+) -> None:
+    """Fault 54."""
+    source = DataSource(**SOURCES[kind])
+    before = static_digest(source, None, folder), combined(source, None, "as read")
+    monkeypatch.setattr(digests, "version", lambda name: "0.0.1" if name == library else version(name))
+    after = static_digest(source, None, folder), combined(source, None, "as read")
+    assert [old != new for old, new in zip(before, after, strict=True)] == [counts, counts]
+
+
+def test_data_has_a_digest_without_what_decodes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    before = static_digest(DataSource(folder="images"), None, folder)
+    monkeypatch.setattr(digests, "version", absent)
+    assert static_digest(DataSource(folder="images"), None, folder) not in (None, before)
+
+
+def test_no_digest_reads_a_csv_that_is_not_the_tars(folder: Path) -> None:
+    with pytest.raises(SafetyRefusal, match=r"goes up with"):
+        static_digest(DataSource(tar=Tar(path="data.tar", csv="../labels.csv")), None, folder)

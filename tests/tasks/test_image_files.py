@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from accel.errors import DataFault
+from accel.errors import DataFault, SafetyRefusal
 from accel.tasks.image_files import list_folder, open_csv, open_folder
 from accel.tasks.settings import Csv
 
@@ -105,3 +105,12 @@ def test_csv_with_missing_files_names_the_first(pets: Path) -> None:
         open_csv(Csv(path="labels.csv"), pets, None)
     with pytest.raises(DataFault, match=r"absent.csv: No such file"):
         open_csv(Csv(path="absent.csv"), pets, None)
+
+
+@pytest.mark.parametrize("root", [None, "pets"])
+def test_a_csv_reads_no_file_outside_its_folder_even_if_it_is_there(pets: Path, root: str | None) -> None:
+    write_image(pets.parent / "private.png")
+    for name in ("../private.png", str(pets.parent / "private.png"), str(pets / "dog" / "b.png")):
+        (pets / "labels.csv").write_text(f"file,label\ncat/d.bmp,3\n{name},7\n")
+        with pytest.raises(SafetyRefusal, match=r"labels\.csv:3: "):
+            open_csv(Csv(path="pets/labels.csv", root=root), pets.parent, None)

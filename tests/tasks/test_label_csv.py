@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from accel.errors import DataFault
+from accel.errors import DataFault, SafetyRefusal
 from accel.tasks.label_csv import Table, read_table
 
 
@@ -46,3 +46,19 @@ def test_names_place_and_line_of_what_is_wrong(content: bytes, message: str) -> 
 def test_a_name_that_is_no_class_is_refused() -> None:
     with pytest.raises(DataFault, match=r"label 'cow', which task.classes does not name"):
         table(b"file,label\na,cow\n", ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        ("/etc/passwd", "is an absolute path"),
+        ("../secret.png", "goes up with .."),
+        ("images/../../secret.png", "goes up with .."),
+        ("images/..", "goes up with .."),
+    ],
+)
+def test_a_file_outside_is_refused_with_its_line(name: str, fact: str) -> None:
+    with pytest.raises(SafetyRefusal) as refused:
+        table(f"file,label\na..png,0\n{name},1\n".encode())
+    assert str(refused.value).startswith(f"data.csv:3: {name!r} {fact}; allowed: a name below the folder")
+    assert refused.value.exit_code == 5

@@ -89,7 +89,10 @@ def test_an_entry_that_reaches_outside_is_refused(
 
 def test_a_csv_that_names_what_is_not_there_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "d.tar", ("a.png", png(1)), ("labels.csv", b"file,label\na.png,1\n../../etc/passwd,2\n"))
-    with pytest.raises(DataFault, match=r"names 1 files that are not in it; the first is ../../etc/passwd"):
+    with pytest.raises(SafetyRefusal, match=r"labels.csv:3: '../../etc/passwd' goes up"):
+        reader(path)
+    path = pack(tmp_path / "d.tar", ("a.png", png(1)), ("labels.csv", b"file,label\na.png,1\nb.png,2\n"))
+    with pytest.raises(DataFault, match=r"names 1 files that are not in it; the first is b.png"):
         reader(path)
 
 
@@ -126,3 +129,15 @@ def test_a_corrupt_image_names_sample_and_entry(tmp_path: Path) -> None:
     found.sample(0)
     with pytest.raises(DataFault, match=r"sample 1 \(d.tar: b.png\): cannot be read as an image"):
         found.sample(1)
+
+
+def test_a_csv_elsewhere_than_in_the_tar_or_beside_it_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "labels").mkdir(parents=True)
+    path = pack(home / "d.tar", ("a.png", png(1)))
+    for table in (tmp_path / "labels.csv", home / "labels" / "l.csv"):
+        table.write_text("file,label\na.png,3\n")
+    for csv in ("../labels.csv", "labels/../../labels.csv", str(tmp_path / "labels.csv"), str(home / "labels" / "l.csv")):
+        with pytest.raises(SafetyRefusal, match=r"d\.tar: csv: .*; allowed: a file in the tar, beside it or below that"):
+            TarReader(Tar(path="d.tar", csv=csv), home)
+    assert TarReader(Tar(path="d.tar", csv="labels/l.csv"), path.parent).sample(0)[1] == 3

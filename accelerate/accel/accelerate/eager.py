@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from accel.accelerate.installed import Library, installed_distribution, problem, versions
 from accel.accelerate.options import check
@@ -14,7 +14,8 @@ from accel.model import Model, Target, TorchModel
 if TYPE_CHECKING:
     from accel.accelerate.eager_module import EagerRunner
 
-LIBRARY = Library(module="torch", distributions=("torch",), minimum=(2, 7), extra="")
+LIBRARY = Library(module="torch", distribution="torch", minimum=(2, 7), extra="")
+_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
 class Eager:
@@ -62,6 +63,14 @@ class Eager:
             options={},
         )
 
+    def runtime_settings(self, target: Target) -> dict[str, Any]:
+        """``device``, ``num_threads`` and ``float32_matmul_precision``, as PyTorch calls them."""
+        return {
+            "device": _DEVICES[target.device],
+            "num_threads": target.threads,
+            "float32_matmul_precision": "highest",  # "medium", set anywhere, makes FP32 products BF16
+        }
+
     def deploy(self, model: Model, target: Target, folder: Path) -> TorchModel:
         """Write the weights as ``model.safetensors``; what runs is the same module."""
         from accel.accelerate.eager_module import save_weights
@@ -79,7 +88,7 @@ class Eager:
             raise MissingBackend(f"target {target.name}: {sentence}")
         from accel.accelerate.eager_module import EagerRunner
 
-        return EagerRunner(torch_model, "cuda" if target.device == "gpu" else "cpu", target.threads)
+        return EagerRunner(torch_model, self.runtime_settings(target))
 
 
 def _require_torch(model: Model) -> TorchModel:

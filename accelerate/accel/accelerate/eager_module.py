@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -74,18 +74,20 @@ class EagerRunner:
     The number of threads and the FP32 mode belong to the process; both are put back when the runner is closed.
     """
 
-    def __init__(self, model: TorchModel, device: str, threads: int) -> None:
+    def __init__(self, model: TorchModel, settings: Mapping[str, Any]) -> None:
+        """``settings``: of :meth:`accel.accelerate.eager.Eager.runtime_settings`."""
         training = next((name or "the module" for name, part in model.module.named_modules() if part.training), None)
         if training is not None:
             raise ModelFault(f"{training} is in training mode; call eval() on the module first")
         self.signature = model.signature
-        self._device = torch.device(device)
+        self._device = torch.device(settings["device"])
         self._module: Callable[..., object] | None = _on(model.module, self._device)
         self._names = [spec.name for spec in model.signature.inputs]
         self._before = (torch.get_num_threads(), torch.get_float32_matmul_precision())
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision("highest")  # "medium", set anywhere, makes FP32 products BF16
-        if device == "cuda":
+        self._seen: dict[str, Array] | None = None
+        torch.set_num_threads(settings["num_threads"])
+        torch.set_float32_matmul_precision(settings["float32_matmul_precision"])
+        if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False
 
     @property
@@ -99,22 +101,39 @@ class EagerRunner:
         try:
             with torch.inference_mode():
                 result = (self._module or _closed)(*self._tensors(inputs))
-                return [tensor.cpu().numpy().copy() for tensor in ordered_outputs(result, self.signature)]
+                outputs = [tensor.cpu().numpy().copy() for tensor in ordered_outputs(result, self.signature)]
         except AccelError:
             raise
         except Exception as error:  # a module may raise anything
-            raise BackendFault(f"the module failed: {type(error).__name__}: {error}") from error
+            raise _failed(error) from error
+        if self._seen is None:
+            self._seen = dict(inputs)
+        return outputs
 
     def executed_precision(self) -> ExecutedPrecision:
-        """Read from the operators that PyTorch dispatches in one call on zeros, batch 1."""
-        zeros = {spec.name: np.zeros(spec.concrete(), spec.dtype) for spec in self.signature.inputs}
-        module = self._module or _closed
+        """Read from the operators that PyTorch dispatches in one more call on the first inputs that this runner was given.
+
+        Not counted during that call itself, which is timed. Before any call it takes zeros, batch 1; BackendFault where other
+        axes vary too, for what sizes the module accepts there only a call tells.
+        """
+        module = self._module or _closed()
+        inputs = self._zeros() if self._seen is None else self._seen
         counting = _Counting()
-        with torch.no_grad():  # in inference mode composite operators are seen whole: linear, not what it is made of
-            tensors = self._tensors(zeros)
-            with counting:
-                module(*tensors)
+        try:
+            with torch.no_grad():  # in inference mode composite operators are seen whole: linear, not what it is made of
+                tensors = self._tensors(inputs)
+                with counting:
+                    module(*tensors)
+        except Exception as error:  # a module may raise anything
+            raise _failed(error) from error
         return executed(Counts(counting.operators, 0, counting.heavy or counting.other), 0)
+
+    def _zeros(self) -> dict[str, Array]:
+        varying = next((spec for spec in self.signature.inputs if any(isinstance(axis, str) for axis in spec.shape[1:])), None)
+        if varying is not None:
+            shown = "x".join(map(str, varying.shape))
+            raise BackendFault(f"input {varying.name} is {shown}: run the model once before asking what it executes")
+        return {spec.name: np.zeros(spec.concrete(), spec.dtype) for spec in self.signature.inputs}
 
     def _tensors(self, inputs: Mapping[str, Array]) -> list[Tensor]:
         return [torch.tensor(inputs[name], device=self._device) for name in self._names]
@@ -127,6 +146,7 @@ class EagerRunner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._module is not None:
             self._module = None
+            self._seen = None
             torch.set_num_threads(self._before[0])
             torch.set_float32_matmul_precision(self._before[1])
 
@@ -156,5 +176,9 @@ def _on(module: nn.Module, device: torch.device) -> nn.Module:
     return module if all(tensor.device.type == device.type for tensor in tensors) else copy.deepcopy(module).to(device)
 
 
-def _closed(*_: object) -> None:
+def _failed(error: Exception) -> BackendFault:
+    return BackendFault(f"the module failed: {type(error).__name__}: {error}")
+
+
+def _closed(*_: object) -> NoReturn:
     raise BackendFault("this eager runner is closed; compile the model again")

@@ -6,19 +6,18 @@ import re
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as metadata_version
 from importlib.util import find_spec
 
+from accel import distributions
 from accel.errors import MissingBackend
 
 
 @dataclass(frozen=True)
 class Library:
-    """An optional library. ``distributions`` are the names it is published under, the usual one first; all bring ``module``."""
+    """An optional library. ``distribution``: its usual published name; every flavour of it brings ``module``."""
 
     module: str
-    distributions: tuple[str, ...]
+    distribution: str
     minimum: tuple[int, ...]
     extra: str
 
@@ -31,18 +30,13 @@ class Library:
 
 def installed_distribution(library: Library) -> str | None:
     """The published name under which ``library`` is installed here; None if it is not."""
-    return next(iter(versions(library)), None)
+    found = distributions.installed(library.distribution)
+    return None if found is None else found[0]
 
 
 def versions(library: Library) -> dict[str, str]:
     """Every installed distribution that brings ``library``, to its version."""
-    found = {}
-    for name in library.distributions:
-        try:
-            found[name] = metadata_version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return distributions.versions(library.distribution)
 
 
 def problem(library: Library) -> str | None:

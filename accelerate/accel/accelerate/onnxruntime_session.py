@@ -21,17 +21,11 @@ from accel.model import Model, OnnxModel, Signature, Target
 if TYPE_CHECKING:
     from accel.contracts import Array
 
-LIBRARY = Library(
-    module="onnxruntime",
-    distributions=(
-        "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-migraphx",
-        "onnxruntime-rocm", "onnxruntime-qnn", "onnxruntime-training", "ort-nightly", "ort-nightly-gpu",
-    ),
-    minimum=(1, 20),
-    extra="onnxruntime",
-)  # fmt: skip
+LIBRARY = Library(module="onnxruntime", distribution="onnxruntime", minimum=(1, 20), extra="onnxruntime")
 CPU = "CPUExecutionProvider"
 _PROVIDER_OF = {"cpu": CPU, "gpu": "CUDAExecutionProvider"}
+# By default the CUDA provider multiplies FP32 in TF32: a mantissa of 10 bits (onnxruntime.ai, CUDA provider, use_tf32).
+_PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _LEVELS = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -110,6 +104,24 @@ class OnnxRuntime:
         if providers and target.device != "cpu" and set(providers) == {CPU}:
             raise UsageError(f"target {target.name}: device is {target.device}, but execution_providers names only {CPU}")
 
+    def runtime_settings(self, target: Target) -> dict[str, Any]:
+        """``providers`` (name and options of each), ``session_options`` (enumerations by name) and ``session_config``."""
+        names = target.options.get("execution_providers") or (_PROVIDER_OF[target.device],)
+        config = {}
+        if target.threads > 1:
+            # Threads that wait for work spin for a while, on the cores of whatever row has its turn next.
+            config["session.intra_op.allow_spinning"] = "0"
+        return {
+            "providers": [[name, dict(_PROVIDER_OPTIONS.get(name, {}))] for name in names],
+            "session_options": {
+                "intra_op_num_threads": target.threads,
+                "inter_op_num_threads": 1,
+                "execution_mode": "ORT_SEQUENTIAL",
+                "graph_optimization_level": _LEVELS[target.options.get("graph_optimization_level", "all")],
+            },
+            "session_config": config,
+        }
+
     def deploy(self, model: Model, target: Target, folder: Path) -> OnnxModel:
         return ship(require_onnx(model, self.name), folder)
 
@@ -120,7 +132,6 @@ class OnnxRuntime:
         require(LIBRARY)
         if file.path.suffix == ".xml":
             raise BackendFault(f"{file.path.name}: onnxruntime runs ONNX files, not OpenVINO IR")
-        asked = tuple(target.options.get("execution_providers") or (_PROVIDER_OF[target.device],))
         if "execution_providers" not in target.options:
             sentence = self.unavailable(target.device)
             if sentence is not None:
@@ -130,24 +141,26 @@ class OnnxRuntime:
             axis = batch_axis(signature, target.batch)
             if axis is not None:
                 signature, fixed = fix_axis(signature, axis, target.batch), {axis: target.batch}
-        plan = SessionPlan(file.path, asked, target, fixed)
+        plan = SessionPlan(file.path, self.runtime_settings(target), target, fixed)
         session, notes = plan.open()
         return SessionRunner(session, signature, plan, cache, notes)
 
 
 class SessionPlan:
-    """How a session is made: the same way for running, and for writing down the graph that runs."""
+    """How a session is made: the same way for running, and for writing down the graph that runs.
 
-    def __init__(self, path: Path, providers: Sequence[str], target: Target, fixed: Mapping[str, int]) -> None:
+    ``settings``: of :meth:`OnnxRuntime.runtime_settings`. ``fixed``: axes to sizes.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], target: Target, fixed: Mapping[str, int]) -> None:
         self.path = path
-        self._providers = tuple(providers)
-        self._target = target
+        self._given = settings
+        self._providers = tuple(name for name, _ in settings["providers"])
         self._fixed = dict(fixed)
-        self._level = _LEVELS[target.options.get("graph_optimization_level", "all")]
         self._allow_fallback = bool(target.options.get("allow_fallback", False))
 
     def open(self) -> tuple[Any, tuple[str, ...]]:
-        """A session, and notes on the fallback that was allowed. Raises BackendFault."""
+        """A session, and notes on what is not the library's way, or not what was asked for. Raises BackendFault."""
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
@@ -167,6 +180,8 @@ class SessionPlan:
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         session = self._session(settings, asked)
         notes = tuple(f"{provider} is not in this build of onnxruntime: fell back, as allowed" for provider in absent)
+        if self._given["session_config"].get("session.intra_op.allow_spinning") == "0":
+            notes += ("threads wait without spinning, so that they leave the cores to the row that is timed next",)
         return session, notes + (self._require_assigned(session, asked) if watched else ())
 
     def optimized_to(self, path: Path) -> None:
@@ -184,10 +199,14 @@ class SessionPlan:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = self._target.threads
-        settings.inter_op_num_threads = 1
-        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self._level)
+        enumerations = {
+            "execution_mode": onnxruntime.ExecutionMode,
+            "graph_optimization_level": onnxruntime.GraphOptimizationLevel,
+        }
+        for name, value in self._given["session_options"].items():
+            setattr(settings, name, getattr(enumerations[name], value) if name in enumerations else value)
+        for name, value in self._given["session_config"].items():
+            settings.add_session_config_entry(name, value)
         settings.log_severity_level = _ERRORS_ONLY
         for axis, size in self._fixed.items():
             settings.add_free_dimension_override_by_name(axis, size)
@@ -196,10 +215,14 @@ class SessionPlan:
     def _session(self, settings: Any, providers: Sequence[str]) -> Any:
         import onnxruntime
 
+        options = dict(self._given["providers"])
         try:
             # enable_fallback: by default the library retries on the CPU, with no more than a line on standard output.
             return onnxruntime.InferenceSession(
-                str(self.path), settings, providers=list(providers), enable_fallback=int(self._allow_fallback)
+                str(self.path),
+                settings,
+                providers=[(name, options[name]) if options.get(name) else name for name in providers],
+                enable_fallback=int(self._allow_fallback),
             )
         except Exception as error:  # the library's errors have no common class
             raise compile_fault("onnxruntime", self.path, error) from error

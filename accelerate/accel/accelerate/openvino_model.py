@@ -22,9 +22,7 @@ from accel.model import Model, OnnxModel, Signature, Target
 if TYPE_CHECKING:
     from accel.contracts import Array
 
-LIBRARY = Library(
-    module="openvino", distributions=("openvino", "openvino-nightly", "openvino-dev"), minimum=(2025, 2), extra="openvino"
-)
+LIBRARY = Library(module="openvino", distribution="openvino", minimum=(2025, 2), extra="openvino")
 _OPTIONS: Mapping[str, Option] = {
     "format": Choice(("onnx", "ir")),
     "performance_hint": Choice(("latency", "throughput")),
@@ -80,6 +78,20 @@ class OpenVino:
             options=_OPTIONS,
         )
 
+    def runtime_settings(self, target: Target) -> dict[str, Any]:
+        """``device`` and ``properties``, as ``compile_model`` takes them."""
+        hint = target.options.get("performance_hint", "latency")
+        properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": hint.upper(),
+            # Without it a CPU that has BF16 runs an FP32 model in BF16 (DESIGN.md, fact 3).
+            "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
+        }
+        if "num_streams" in target.options or hint == "latency":
+            properties["NUM_STREAMS"] = target.options.get("num_streams", 1)
+        if target.device == "cpu":
+            properties["INFERENCE_NUM_THREADS"] = target.threads
+        return {"device": target.device.upper(), "properties": properties}
+
     def deploy(self, model: Model, target: Target, folder: Path) -> OnnxModel:
         """``format: onnx`` copies the file; ``ir`` converts it, weights in the precision they have. An IR stays an IR."""
         file = require_onnx(model, self.name)
@@ -111,7 +123,8 @@ class OpenVino:
         import openvino
 
         core = openvino.Core()
-        device = target.device.upper()
+        settings = self.runtime_settings(target)
+        device = settings["device"]
         _require_precision(core, device, target)
         graph = _read(core, file.path)
         signature = file.signature
@@ -120,29 +133,14 @@ class OpenVino:
             if axis is not None:
                 signature = fix_axis(signature, axis, target.batch)
                 _reshape(graph, signature, file.path)
-        quantized = _quantized_operators(graph, file.path)
         try:
-            compiled = core.compile_model(graph, device, _settings(target))
+            compiled = core.compile_model(graph, device, settings["properties"])
         except RuntimeError as error:
             raise compile_fault("openvino", file.path, error) from error
         granted = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if granted != _HINTS[target.precision]:
             raise BackendFault(f"target {target.name}: openvino was asked for {target.precision} and would run {granted}")
-        return CompiledRunner(compiled, signature, file.path, quantized)
-
-
-def _settings(target: Target) -> dict[str, object]:
-    hint = target.options.get("performance_hint", "latency")
-    settings: dict[str, object] = {
-        "PERFORMANCE_HINT": hint.upper(),
-        # Without it a CPU that has BF16 runs an FP32 model in BF16 (DESIGN.md, fact 3).
-        "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
-    }
-    if "num_streams" in target.options or hint == "latency":
-        settings["NUM_STREAMS"] = target.options.get("num_streams", 1)
-    if target.device == "cpu":
-        settings["INFERENCE_NUM_THREADS"] = target.threads
-    return settings
+        return CompiledRunner(compiled, signature, file.path)
 
 
 def _require_precision(core: Any, device: str, target: Target) -> None:
@@ -170,12 +168,14 @@ def _reshape(graph: Any, signature: Signature, path: Path) -> None:
         raise compile_fault("openvino", path, error) from error
 
 
-def _quantized_operators(graph: Any, path: Path) -> int:
+def _quantized_operators(path: Path) -> int:
     """From the ONNX file where there is one, so that it is the number every backend gives; an IR has only its own graph."""
     if path.suffix == ".xml":
+        import openvino
+
         from accel.accelerate.openvino_graph import quantized_in
 
-        return quantized_in(graph)
+        return quantized_in(_read(openvino.Core(), path))
     from accel.accelerate.onnx_operators import quantized_operators
 
     return quantized_operators(path)
@@ -194,14 +194,13 @@ class CompiledRunner:
     What does not depend on the shapes fails when compiled. Looking the shapes up takes under 1 us.
     """
 
-    def __init__(self, compiled: Any, signature: Signature, path: Path, quantized: int) -> None:
+    def __init__(self, compiled: Any, signature: Signature, path: Path) -> None:
         self.signature = signature
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._infer: Callable[..., Any] = self._request.infer
         self._seen: set[tuple[tuple[int, ...], ...]] = set()
         self._path = path
-        self._quantized = quantized
 
     @property
     def threads(self) -> int:
@@ -222,7 +221,7 @@ class CompiledRunner:
             raise self._fault(inputs, error) from error
 
     def executed_precision(self) -> ExecutedPrecision:
-        """Read from the runtime's own graph after its optimizations."""
+        """Read from the runtime's own graph after its optimizations, and from the file: that is no part of compiling."""
         from accel.accelerate.openvino_graph import executed_in
 
         compiled = self._require_open()
@@ -230,7 +229,7 @@ class CompiledRunner:
             graph = compiled.get_runtime_model()
         except RuntimeError as error:
             raise BackendFault(f"openvino does not tell what this device runs: {shortened(str(error))}") from error
-        return executed(executed_in(graph), self._quantized)
+        return executed(executed_in(graph), _quantized_operators(self._path))
 
     def __enter__(self) -> Self:
         self._require_open()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from accel.benchmarks import figures
 from accel.benchmarks.untrusted import markdown
-from accel.benchmarks.verdict import fastest_fp32, speedup
+from accel.benchmarks.verdict import speedup, yardstick, yardstick_name
 from accel.report import Report, Row
-
-_HEAD = ("row", "accuracy (paired difference)", "p50", "against the fastest FP32 row", "files", "executed")
 
 
 def brief(report: Report) -> str:
     """The table, and a line that says what it holds for."""
-    baseline = fastest_fp32(report.rows)
-    lines = [f"| {' | '.join(_HEAD)} |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    baseline = yardstick(report.rows)
+    head = ("row", "accuracy (paired difference)", "p50", f"against the {yardstick_name(baseline)}", "files", "executed")
+    lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     lines += [f"| {' | '.join(_cells(row, baseline))} |" for row in report.rows]
     machine = report.environment
     versions = ", ".join(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from accel.distributions import flavours
 from accel.report import Environment
 
 LIBRARIES = (
@@ -15,10 +16,8 @@ LIBRARIES = (
     "torch",
     "torchvision",
     "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "openvino",
+    *flavours("onnxruntime"),
+    *flavours("openvino"),
     "nncf",
     "onnxslim",
     "onnxscript",

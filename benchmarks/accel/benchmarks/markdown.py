@@ -1,4 +1,4 @@
-"""``report.md`` from a report: verdict, table, how it was measured, steps, notes, deployment. Light: no numpy.
+"""``report.md`` from a report: verdict, table, how it was measured, steps, notes and warnings, deployment. Light: no numpy.
 
 Everything that is not a number or a sentence of this file passes through ``untrusted``. At most 60,000 characters (a comment on
 a pull request holds 65,536): what does not fit is folded away and counted, and ``report.json`` has all of it.
@@ -13,7 +13,7 @@ from typing import Any
 
 from accel.benchmarks import figures
 from accel.benchmarks.untrusted import fenced, markdown
-from accel.benchmarks.verdict import fastest_fp32, own_baseline, speedup
+from accel.benchmarks.verdict import own_baseline, speedup, yardstick, yardstick_name
 from accel.report import Report, Row
 
 MAX_CHARACTERS = 60_000
@@ -55,14 +55,13 @@ def _document(report: Report, room: _Room) -> str:
         return markdown(str(text), room.text)
 
     parts = [f"# {shown(report.name)}", f"**{markdown(report.verdict.text, 4 * room.text)}**"]
-    if report.warnings:
-        parts.append(_bullets(report.warnings, room.notes, shown, mark="⚠ "))
     parts += _rows(report, room, shown)
     parts += _measured(report, room, shown)
     parts += _steps(report, room, shown)
     notes = report.notes + [f"{row.name}: {note}" for row in report.rows for note in row.notes]
-    if notes:
-        parts += ["## Notes", _folded(notes, room.notes, shown)]
+    if notes or report.warnings:
+        warnings = _bullets(list(dict.fromkeys(report.warnings)), room.notes, shown, mark="⚠ ")
+        parts += ["## Notes and warnings", warnings, _folded(notes, room.notes, shown) if notes else ""]
     parts += _deployment(report, room, shown)
     parts.append(f"accel {shown(report.accel_version)}, {shown(report.created)}, recipe sha256 {shown(report.recipe_sha256)}")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -72,11 +71,11 @@ Shown = Callable[[object], str]
 
 
 def _rows(report: Report, room: _Room, shown: Shown) -> list[str]:
-    baseline = fastest_fp32(report.rows)
+    baseline = yardstick(report.rows)
     rows = report.rows[: room.rows]
     table = [_result_cells(row, report.rows, baseline, shown) for row in rows]
     head = ["row", "accuracy (difference to the reference)", "p50", "p90", "p99", "queries"]
-    head += ["against the fastest FP32", "against its own FP32", "size", "gzipped", "executed precision"]
+    head += [f"against the {yardstick_name(baseline)}", "against its own baseline", "size", "gzipped", "executed precision"]
     parts = [_table(head, table, range(2, 10))]
     if len(rows) < len(report.rows):
         parts.append(f"{len(report.rows) - len(rows)} more rows in report.json.")
@@ -152,7 +151,8 @@ def _detail_cells(row: Row, shown: Shown) -> list[str]:
 def _explained(rows: Sequence[Row], baseline: Row | None, shown: Shown) -> str:
     text = "CI: 95 % confidence interval. A ratio above 1 is faster."
     if baseline is not None:
-        text += f" The fastest FP32 row is {shown(figures.place(baseline))}."
+        text += f" The {yardstick_name(baseline)} is {shown(figures.place(baseline))}."
+        text += " Its own baseline is the untouched model on the same target or backend."
     if any(row.latency is not None and row.latency.p99_ms is None for row in rows):
         text += " p90 needs 64 queries and p99 662 (MLPerf's early stopping); with fewer they are not given."
     return text

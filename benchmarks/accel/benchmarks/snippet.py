@@ -1,7 +1,7 @@
 """Source text of a script that loads and runs a shipped file with the bare runtime: what a deployment starts from.
 
-It runs the file as it was measured: same threads, same precision hint, same preprocessing. Needs the runtime and what
-``preprocess_source`` imports (numpy and Pillow), and nothing of ours.
+It runs the file as it was measured: with what the backend says that it gave the runtime (``Backend.runtime_settings``), and the
+same preprocessing. Needs the runtime and what ``preprocess_source`` imports (numpy and Pillow), and nothing of ours.
 """
 
 from __future__ import annotations
@@ -16,14 +16,7 @@ from accel.model import Signature, TensorSpec
 INLINE_CLASSES = 20
 """Above this many, the script reads the names from ``manifest.json``."""
 
-_LEVELS = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_ENUMERATIONS = {"execution_mode": "ExecutionMode", "graph_optimization_level": "GraphOptimizationLevel"}
 
 
 def deployment_snippet(
@@ -33,17 +26,14 @@ def deployment_snippet(
     preprocess_source: str,
     classes: Sequence[str] | None = None,
     *,
-    threads: int = 1,
-    device: str = "cpu",
-    precision: str = "fp32",
-    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any],
     factory: str | None = None,
 ) -> str:
     """A script to be saved beside ``main_file`` and called with one file, an image or what ``preprocess_source`` reads.
 
     ``preprocess_source``: imports, and a function as its last definition, from a path to one sample without its batch axis.
-    ``options``, ``precision``: the target's. ``factory``: for ``eager``, what builds the module, ``module:name`` or, for a file
-    that is put beside the script, ``file.py:name``.
+    ``settings``: the backend's ``runtime_settings`` for the target that was measured. ``factory``: for ``eager``, what builds
+    the module, ``module:name`` or, for a file that is put beside the script, ``file.py:name``.
     UsageError for a backend without a runtime of its own or a model with several inputs.
     """
     if len(signature.inputs) != 1:
@@ -51,13 +41,12 @@ def deployment_snippet(
             f"{main_file}: a deployment script is written for models with one input, this has {len(signature.inputs)}"
         )
     model_input = signature.inputs[0]
-    settings = options or {}
     if backend == "onnxruntime":
-        imports, load, call = _onnxruntime(model_input, threads, device, settings)
+        imports, load, call = _onnxruntime(model_input, settings)
     elif backend == "openvino":
-        imports, load, call = _openvino(model_input, threads, device, _HINTS.get(precision, "f32"), settings)
+        imports, load, call = _openvino(model_input, settings)
     elif backend == "eager":
-        imports, load, call = _eager(main_file, threads, factory)
+        imports, load, call = _eager(main_file, settings, factory)
     else:
         raise UsageError(f"no deployment script is known for backend {backend!r}")
     function = _function_name(preprocess_source)
@@ -81,43 +70,31 @@ def deployment_snippet(
     return text.replace("MODEL_FILE", _literal(main_file))
 
 
-def _onnxruntime(
-    model_input: TensorSpec, threads: int, device: str, options: Mapping[str, Any]
-) -> tuple[list[str], list[str], list[str]]:
-    providers = list(options.get("execution_providers") or [_PROVIDERS.get(device, _PROVIDERS["cpu"])])
-    level = _LEVELS.get(str(options.get("graph_optimization_level", "all")), "ORT_ENABLE_ALL")
-    load = [
-        "options = onnxruntime.SessionOptions()",
-        f"options.intra_op_num_threads = {threads}",
-        "options.inter_op_num_threads = 1",
-        f"options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.{level}",
-    ]
+def _onnxruntime(model_input: TensorSpec, settings: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    load = ["options = onnxruntime.SessionOptions()"]
+    for name, value in settings["session_options"].items():
+        kind = _ENUMERATIONS.get(name)
+        load.append(f"options.{name} = {f'onnxruntime.{kind}.{value}' if kind else _literal(value)}")
+    for name, value in settings["session_config"].items():
+        load.append(f"options.add_session_config_entry({_literal(name)}, {_literal(value)})")
     if (axis := _varying_batch(model_input)) is not None:
         load.append(f"options.add_free_dimension_override_by_name({_literal(axis)}, 1)")
-    load.append(f"session = onnxruntime.InferenceSession(str(here / MODEL_FILE), options, providers={providers!r})")
+    providers = [(name, options) if options else name for name, options in settings["providers"]]
+    load.append(f"providers = {_literal(providers)}")
+    load.append("session = onnxruntime.InferenceSession(str(here / MODEL_FILE), options, providers=providers)")
     return ["import onnxruntime"], load, [f"scores = session.run(None, {{{_literal(model_input.name)}: sample}})[0][0]"]
 
 
-def _openvino(
-    model_input: TensorSpec, threads: int, device: str, hint: str, options: Mapping[str, Any]
-) -> tuple[list[str], list[str], list[str]]:
-    performance = str(options.get("performance_hint", "latency"))
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": performance.upper(),
-        "INFERENCE_PRECISION_HINT": hint,  # without it, a CPU with BF16 runs an FP32 model in BF16
-    }
-    if "num_streams" in options or performance == "latency":
-        settings["NUM_STREAMS"] = options.get("num_streams", 1)
-    if device == "cpu":
-        settings["INFERENCE_NUM_THREADS"] = threads
+def _openvino(model_input: TensorSpec, settings: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
     load = ["core = openvino.Core()", "model = core.read_model(here / MODEL_FILE)"]
     if _varying_batch(model_input) is not None:
         load.append(f"model.reshape({[1, *(axis if isinstance(axis, int) else -1 for axis in model_input.shape[1:])]})")
-    load += [f"settings = {settings!r}", f"compiled = core.compile_model(model, {device.upper()!r}, settings)"]
+    load.append(f"settings = {_literal(dict(settings['properties']))}")
+    load.append(f"compiled = core.compile_model(model, {_literal(settings['device'])}, settings)")
     return ["import openvino"], load, ["scores = compiled(sample)[0][0]"]
 
 
-def _eager(main_file: str, threads: int, factory: str | None) -> tuple[list[str], list[str], list[str]]:
+def _eager(main_file: str, settings: Mapping[str, Any], factory: str | None) -> tuple[list[str], list[str], list[str]]:
     if factory is None:
         raise UsageError(f"{main_file}: a script for PyTorch needs the factory that builds the module")
     module, _, name = factory.rpartition(":")
@@ -135,8 +112,18 @@ def _eager(main_file: str, threads: int, factory: str | None) -> tuple[list[str]
         weights = "load_file(here / MODEL_FILE)"
     else:
         weights = "torch.load(here / MODEL_FILE, weights_only=True)"
-    load += [f"torch.set_num_threads({threads})", "model = build()", f"model.load_state_dict({weights})", "model.eval()"]
-    return imports, load, ["with torch.inference_mode():", "    scores = model(torch.from_numpy(sample))[0].numpy()"]
+    device = _literal(settings["device"])
+    load += [
+        f"torch.set_num_threads({settings['num_threads']})",
+        f"torch.set_float32_matmul_precision({_literal(settings['float32_matmul_precision'])})",
+        "model = build()",
+        f"model.load_state_dict({weights})",
+        f"model.eval().to({device})",
+    ]
+    if settings["device"] == "cuda":
+        load.append("torch.backends.cudnn.allow_tf32 = False")
+    call = f"    scores = model(torch.from_numpy(sample).to({device}))[0].cpu().numpy()"
+    return imports, load, ["with torch.inference_mode():", call]
 
 
 def _function_name(source: str) -> str:
@@ -156,6 +143,6 @@ def _is_classifier(signature: Signature) -> bool:
     return len(signature.outputs[0].shape) == 2
 
 
-def _literal(text: str) -> str:
-    """A Python literal of ``text`` in ASCII: no control, quote or line break leaves it, and no CI runner obeys it."""
-    return ascii(text).replace("##", "#\\x23")
+def _literal(value: object) -> str:
+    """A Python literal of ``value`` in ASCII: no control, quote or line break leaves it, and no CI runner obeys it."""
+    return ascii(value).replace("##", "#\\x23")

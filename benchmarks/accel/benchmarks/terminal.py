@@ -8,7 +8,7 @@ from rich.text import Text
 
 from accel.benchmarks import figures
 from accel.benchmarks.untrusted import plain
-from accel.benchmarks.verdict import fastest_fp32, speedup
+from accel.benchmarks.verdict import speedup, yardstick, yardstick_name
 from accel.report import Report, Row
 
 WIDE = 100
@@ -43,7 +43,7 @@ def _table(report: Report) -> Table:
     table.add_column("row", overflow="fold", max_width=32)
     for heading in ("accuracy", "p50", "p90", "p99", "speed", "size", "precision"):
         table.add_column(heading, justify="left" if heading == "precision" else "right", overflow="fold")
-    baseline = fastest_fp32(report.rows)
+    baseline = yardstick(report.rows)
     for row in report.rows:
         name = Text(plain(f"{row.name} ({row.backend}/{row.device})"), style=STYLES[row.status])
         if (trouble := figures.trouble(row)) is not None:
@@ -66,7 +66,7 @@ def _line(row: Row, report: Report) -> str:
         facts += [f"p50 {figures.milliseconds(row.latency.p50_ms)}"]
         facts += [f"p90 {figures.milliseconds(row.latency.p90_ms)}"] if row.latency.p90_ms is not None else []
         facts += [f"p99 {figures.milliseconds(row.latency.p99_ms)}"] if row.latency.p99_ms is not None else []
-    speed = _speed(row, fastest_fp32(report.rows))
+    speed = _speed(row, yardstick(report.rows))
     facts += [] if speed == figures.NONE else [f"speed {speed}"]
     facts += [figures.size(row.size_bytes)] if row.size_bytes is not None else []
     facts += [plain(figures.precision(row.precision))] if row.precision is not None else []
@@ -83,6 +83,6 @@ def _accuracy(row: Row) -> str:
 
 def _speed(row: Row, baseline: Row | None) -> str:
     if baseline is not None and baseline.name == row.name:
-        return "1x (fastest FP32)"
+        return f"1x ({yardstick_name(baseline)})"
     found = speedup(row, baseline)
     return figures.NONE if found is None else figures.ratio(found)

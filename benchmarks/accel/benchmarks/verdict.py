@@ -1,4 +1,7 @@
-"""The run in one line: the fastest result against the fastest FP32 row. Light: no numpy, no markup."""
+"""The run in one line: the fastest result against the fastest FP32 row, or, without results, the fastest row against the next.
+
+Light: no numpy, no markup.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,25 @@ UNTOUCHED = ("baseline", "reference")
 def fastest_fp32(rows: Sequence[Row]) -> Row | None:
     """The untouched model's fastest measured row that really ran in FP32.
 
-    A row whose executed precision is unknown counts as FP32, one that ran in BF16 or FP16 does not.
+    A row whose executed precision is unknown counts as FP32; one that ran in BF16 or FP16, or is quantized, does not.
     """
-    candidates = [
-        row
-        for row in rows
-        if row.role in UNTOUCHED
-        and row.status == "measured"
-        and row.latency is not None
-        and (row.precision is None or row.precision.float_precision == "fp32")
-    ]
-    return min(candidates, key=_p50, default=None)
+    return min((row for row in _timed(rows) if row.role in UNTOUCHED and is_fp32(row)), key=_p50, default=None)
+
+
+def yardstick(rows: Sequence[Row]) -> Row | None:
+    """What rows are compared with: the fastest FP32 row, or, where the untouched model did not run in FP32, its fastest row."""
+    return fastest_fp32(rows) or min((row for row in _timed(rows) if row.role in UNTOUCHED), key=_p50, default=None)
+
+
+def yardstick_name(row: Row | None) -> str:
+    """How :func:`yardstick` is called in a table: ``fastest FP32 row``, or ``fastest baseline`` where it is not FP32."""
+    return "fastest FP32 row" if row is None or is_fp32(row) else "fastest baseline"
+
+
+def is_fp32(row: Row) -> bool:
+    """Whether nothing in ``row`` was quantized or ran in another float precision, as far as it is known."""
+    found = row.precision
+    return found is None or (found.float_precision == "fp32" and not found.quantized_operators)
 
 
 def own_baseline(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -42,9 +53,9 @@ def speedup(row: Row, vs: Row | None) -> Estimate | None:
 
 
 def best_result(rows: Sequence[Row]) -> Row | None:
-    """The fastest measured result: by its interleaved ratio to the fastest FP32 row, by its median where one was not taken."""
-    measured = [row for row in rows if row.role == "result" and row.status == "measured" and row.latency is not None]
-    baseline = fastest_fp32(rows)
+    """The fastest measured result: by its interleaved ratio to the yardstick, by its median where one was not taken."""
+    measured = [row for row in _timed(rows) if row.role == "result"]
+    baseline = yardstick(rows)
     ratios = {row.name: speedup(row, baseline) for row in measured}
     if measured and all(found is not None for found in ratios.values()):
         return max(measured, key=lambda row: found.value if (found := ratios[row.name]) else 0.0)
@@ -54,7 +65,12 @@ def best_result(rows: Sequence[Row]) -> Row | None:
 def verdict(rows: Sequence[Row], noise: Noise | None = None) -> Verdict:
     """The one line, and the row it speaks of. ``noise`` adds a warning where the A/A pair was noisy."""
     best = best_result(rows)
-    text = _nothing(rows) if best is None else _sentence(best, rows)
+    if best is not None:
+        text = _sentence(best, rows)
+    elif any(row.role == "result" for row in rows) or not _timed(rows):
+        text = _nothing(rows)
+    else:
+        best, text = _among_equals(_timed(rows))
     failed = [row.name for row in rows if row.status == "failed"]
     if failed:
         text += f"; failed: {figures.listed(failed)}"
@@ -63,23 +79,39 @@ def verdict(rows: Sequence[Row], noise: Noise | None = None) -> Verdict:
     return Verdict(text=text, row=None if best is None else best.name)
 
 
+def _timed(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.status == "measured" and row.latency is not None]
+
+
 def _p50(row: Row) -> float:
     return float("inf") if row.latency is None else row.latency.p50_ms
 
 
 def _nothing(rows: Sequence[Row]) -> str:
     built = [figures.place(row) for row in rows if row.role == "result" and row.status == "built"]
-    measured = [row for row in rows if row.status == "measured" and row.latency is not None]
     if built:
         return f"nothing was measured: {figures.listed(built)} built only"
-    if measured:
+    if _timed(rows):
         return "no result was measured, only the untouched model"
     return "nothing was measured"
 
 
+def _among_equals(rows: Sequence[Row]) -> tuple[Row, str]:
+    """The fastest of rows none of which is a result, and how it stands to the next."""
+    best, *others = sorted(rows, key=_p50)
+    if not others:
+        return best, f"p50 {figures.milliseconds(_p50(best))}: {figures.place(best)}"
+    other = others[0]
+    ratio, back = speedup(best, other), speedup(other, best)
+    if ratio is not None and back is not None and ratio.value < 1:  # medians so close that the interleaved ratio turns them
+        best, other, ratio = other, best, back
+    found = f"p50 {figures.milliseconds(_p50(best))}" if ratio is None else figures.faster(ratio)
+    return best, f"{found}: {figures.place(best)} against the fastest other row ({figures.place(other)})"
+
+
 def _sentence(best: Row, rows: Sequence[Row]) -> str:
     parts = []
-    baseline = fastest_fp32(rows)
+    baseline = yardstick(rows)
     ratio = speedup(best, baseline)
     if ratio is not None:
         parts.append(figures.faster(ratio))
@@ -94,6 +126,9 @@ def _sentence(best: Row, rows: Sequence[Row]) -> str:
         metric = best.metrics[0]
         found = figures.metric_difference(metric) or figures.metric_value(metric)
         parts.append(f"{figures.label(metric.name)} {found}")
-    against = f" against the fastest FP32 row ({figures.place(baseline)})" if baseline is not None and ratio is not None else ""
-    none = "" if baseline is not None else "; no FP32 row was measured beside it"
+    against = ""
+    if baseline is not None and ratio is not None:
+        kind = "FP32" if is_fp32(baseline) else "other"
+        against = f" against the fastest {kind} row ({figures.place(baseline)})"
+    none = "" if any(map(is_fp32, _timed(rows))) else "; no FP32 row was measured beside it"
     return f"{', '.join(parts)}: {figures.place(best)}{against}{none}"

@@ -33,7 +33,7 @@ class ExportOnnx:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnx-ir", "onnxscript")
 
     opset: Annotated[int, Field(ge=18, le=23)] | None = None
     check: Tolerance = Tolerance()

@@ -46,7 +46,8 @@ def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: Ignore
     ignored = resolve(scope, source.graph)
     samples = calibration_samples(job, model.signature, calibration.num_samples)
     types = _types(profile)
-    with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
+    # Not in job.scratch, which outlives a kill for the sake of checkpoints; the next run of the step empties job.folder.
+    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
         inferred = _with_shapes(source)
         # The library writes files beside its input, which may lie in a folder that others read.
         plain = Path(folder) / "model.onnx"

@@ -23,7 +23,7 @@ class QuantizeStaticNncf:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"calibration", "profile"})
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("nncf", "onnx")
+    libraries: ClassVar[tuple[str, ...]] = ("nncf", "onnx", "onnxruntime")  # onnxruntime computes NNCF's statistics
 
     approach: Literal["static"] = "static"
     engine: Literal["auto", "nncf"] = "auto"

@@ -69,23 +69,25 @@ def release_outputs_(model: onnx.ModelProto) -> None:
     """Drop the Q/DQ pair between a Gemm or MatMul and a graph output, in place: its only effect is 256 levels of logits, among
     which the best one ties. (A Conv keeps its pair: ONNX Runtime has no INT8 convolution with a float output.)"""
     graph = model.graph
-    maker = {value: node for node in graph.node for value in node.output}
-    readers = Counter(value for node in graph.node for value in node.input)
-    dropped: set[str] = set()
+    nodes = list(graph.node)
+    maker = {value: index for index, node in enumerate(nodes) for value in node.output}
+    readers = Counter(value for node in nodes for value in node.input)
+    dropped: set[int] = set()  # places, not names: two nodes may have none
     for output in graph.output:
-        dequantize = maker.get(output.name)
-        quantize = (
-            maker.get(dequantize.input[0]) if dequantize is not None and dequantize.op_type == "DequantizeLinear" else None
-        )
-        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+        last = maker.get(output.name)
+        if last is None or nodes[last].op_type != "DequantizeLinear":
             continue
-        source = maker.get(quantize.input[0])
+        first = maker.get(nodes[last].input[0])
+        if first is None or nodes[first].op_type != "QuantizeLinear":
+            continue
+        quantize = nodes[first]
+        source = nodes[maker[quantize.input[0]]] if quantize.input[0] in maker else None
         shared = readers[quantize.input[0]] > 1 or readers[quantize.output[0]] > 1 or readers[output.name] > 0
         if source is not None and source.op_type in ("Gemm", "MatMul") and not shared:
             source.output[0] = output.name
-            dropped |= {quantize.name, dequantize.name}
+            dropped |= {first, last}
     if dropped:
-        kept = [node for node in graph.node if node.name not in dropped]
+        kept = [node for index, node in enumerate(nodes) if index not in dropped]
         del graph.node[:]
         graph.node.extend(kept)
 

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
-from accel import catalog
-from accel.atomic import sha256_file
+from accel import catalog, onnx_file
 from accel.benchmarks.environment import describe
 from accel.benchmarks.terminal import show
 from accel.benchmarks.verdict import verdict
 from accel.commands.report import load
 from accel.contracts import Backend
 from accel.display import display
-from accel.errors import MissingBackend, UsageError
-from accel.measuring import Bench, Subject
+from accel.errors import MissingBackend, UsageError, WorkFault
+from accel.measuring import Bench
 from accel.model import Target
 from accel.publishing import read_resolved
+from accel.rebuilding import Sample
 from accel.recipe.settings import BenchmarkSettings
 from accel.report import Report
+from accel.rows import Subject
 from accel.store import Store
 
 _FILE_BACKENDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
@@ -36,32 +38,47 @@ def run(
     path: Path,
     *,
     backends: Sequence[str],
+    device: str,
     against: Sequence[Path],
-    threads: int,
-    batch_size: int,
+    threads: int | None,
+    batch_size: int | None,
+    shapes: Sequence[str],
     duration_s: float,
     cache: Callable[[Path | None], Path],
-    allowed: Sequence[str],
     as_json: bool,
     quiet: bool,
     out: Console,
     err: Console,
 ) -> int:
-    """Rows of ``path`` are results where there is something to compare with (``against``), else all rows are compared."""
+    """Rows of ``path`` are results where there is something to compare with (``against``), else all rows are compared.
+
+    ``threads`` and ``batch_size``: by default what a finished run was measured with, else 1.
+    """
     role = "result" if against else "baseline"
-    subjects = _subjects(path, role, backends, threads, batch_size)
+    method = load(path).method if path.is_dir() else {}
+    threads, batch_size = threads or method.get("threads", 1), batch_size or method.get("batch_size", 1)
+    chosen = _Chosen(backends, device, threads, batch_size)
+    subjects = _subjects(path, role, chosen)
     for other in against:
-        subjects += _subjects(other, "baseline", backends, threads, batch_size)
+        subjects += _subjects(other, "baseline", chosen)
     if len({subject.name for subject in subjects}) < len(subjects):
         raise UsageError("the same file is given twice; a pair of identical models is timed in any case, as the noise")
     settings = BenchmarkSettings(min_duration_s=duration_s, threads=(threads,), batch_sizes=(batch_size,))
+    machine = describe()
     store = Store(cache(None))
     store.open()
     with ExitStack() as stack:
         screen = stack.enter_context(display(err, quiet=quiet or as_json))
         folder = stack.enter_context(store.run_folder())
         bench = Bench(
-            settings, document=None, path=path.absolute(), allowed=allowed, folder=folder, sample=None, seed=0, screen=screen
+            settings,
+            document=None,
+            path=path.absolute(),
+            allowed=(),
+            folder=folder,
+            sample=Sample(None, batch_size, 0, _sizes(shapes)),
+            screen=screen,
+            lock=store.folder / "locks" / "timing.lock",
         )
         rows, noise, method, warnings = bench.measure(subjects)
     report = Report(
@@ -69,9 +86,9 @@ def run(
         name=path.stem or "benchmark",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=0,
-        recipe_sha256=sha256_file(path) if path.is_file() else "",
-        verdict=verdict(rows),
-        environment=describe(),
+        recipe_sha256=None,
+        verdict=verdict(rows, noise),
+        environment=machine,
         rows=rows,
         noise=noise,
         notes=["inputs are seeded noise: accuracy needs data, and so a recipe"],
@@ -84,58 +101,77 @@ def run(
         show(report, out)
     failed = [row for row in rows if row.status == "failed"]
     if len(failed) == len(rows):
-        raise MissingBackend("nothing could be measured:\n" + "\n".join(f"  {row.name}: {row.reason}" for row in failed))
-    return 0
+        raise WorkFault("nothing could be measured:\n" + "\n".join(f"  {row.name}: {row.reason}" for row in failed))
+    for row in failed:
+        err.print(f"accel: {row.name}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
+    return WorkFault.exit_code if failed else 0
 
 
-def _subjects(path: Path, role: str, backends: Sequence[str], threads: int, batch_size: int) -> list[Subject]:
+@dataclass(frozen=True)
+class _Chosen:
+    backends: Sequence[str]
+    device: str
+    threads: int
+    batch_size: int
+
+    def target(self, backend: str) -> Target:
+        return Target(backend, backend, self.device, threads=self.threads, batch=self.batch_size)
+
+
+def _sizes(shapes: Sequence[str]) -> dict[str, int]:
+    """From ``height=224`` to a mapping. UsageError for anything else."""
+    sizes = {}
+    for text in shapes:
+        name, _, size = text.partition("=")
+        if not name or not size.isdecimal() or int(size) < 1:
+            raise UsageError(f"--shape: found {text!r}, allowed is AXIS=N, such as height=224")
+        sizes[name] = int(size)
+    return sizes
+
+
+def _subjects(path: Path, role: str, chosen: _Chosen) -> list[Subject]:
     if path.is_dir():
-        return _of_run(path, role, backends, threads, batch_size)
+        return _of_run(path, role, chosen)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file or folder")
     known = _FILE_BACKENDS.get(path.suffix)
     if known is None:
         raise UsageError(f"{path}: found {path.suffix or 'no ending'}, allowed are .onnx, .xml and the folder of a run")
-    for name in backends:
+    onnx_file.read(path)  # a file that cannot be right is told once, not for each backend
+    for name in chosen.backends:
         if name not in known:
             raise UsageError(f"{path}: --backend: found {name!r}, allowed for {path.suffix} are {', '.join(known)}")
-    missing = {name: _backend(name).unavailable() for name in backends or known}
+    missing = {name: _backend(name).unavailable(chosen.device) for name in chosen.backends or known}
     here = [name for name, reason in missing.items() if reason is None]
-    if not here or (backends and len(here) < len(backends)):
+    if not here or (chosen.backends and len(here) < len(chosen.backends)):
         raise MissingBackend("; ".join(reason for reason in missing.values() if reason))
     folder = path.absolute().parent
-    return [
-        _subject(f"{path} on {name}", role, Target(name, name, threads=threads, batch=batch_size), path.absolute(), folder)
-        for name in here
-    ]
+    return [_subject(f"{path} on {name}", role, chosen.target(name), path.absolute(), folder) for name in here]
 
 
-def _of_run(folder: Path, role: str, backends: Sequence[str], threads: int, batch_size: int) -> list[Subject]:
+def _of_run(folder: Path, role: str, chosen: _Chosen) -> list[Subject]:
     report = load(folder)
     recipe = read_resolved(folder / "recipe.resolved.yaml")
-    options = {target["name"]: target for target in recipe["targets"]}
+    settings = {target["name"]: target for target in recipe["targets"]}
     subjects = []
     for row in report.rows:
-        if row.role != "result" or row.target is None or (backends and row.backend not in backends):
+        if row.role != "result" or row.target is None or (chosen.backends and row.backend not in chosen.backends):
             continue
         place = folder / "targets" / row.target
         main = next((path for ending in ("*.xml", "*.onnx") for path in sorted(place.glob(ending))), None)
         if main is None:
             continue
-        settings = options[row.target]
-        target = Target(
-            row.target,
-            row.backend,
-            row.device,
-            settings["precision"],
-            False,
-            threads,
-            settings.get("options") or {},
-            batch_size,
+        found = settings[row.target]
+        target = replace(
+            chosen.target(row.backend),
+            name=row.target,
+            device=row.device,
+            precision=found["precision"],
+            options=found.get("options") or {},
         )
         subjects.append(_subject(f"{folder}/{row.target}", role, target, main.absolute(), place.absolute()))
     if not subjects:
-        raise UsageError(f"{folder}: holds no result that can be measured" + (" on these backends" if backends else ""))
+        raise UsageError(f"{folder}: holds no result that can be measured" + (" on these backends" if chosen.backends else ""))
     return subjects
 
 

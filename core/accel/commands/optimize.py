@@ -64,9 +64,11 @@ def _recipe(path: Path, overrides: Sequence[str], data: Path | None, targets: Se
             raise UsageError(f"{path}: to optimize a model without a recipe, give --data and at least one --target")
         if overrides:
             raise UsageError("overrides go with a recipe; write one with: accel init " + str(path))
-        from accel.recipe.template import default_document
+        from accel.recipe.template import default_document, guessed_preprocessing_note
 
-        return from_document(default_document(path, data, targets), path=path.absolute().with_suffix(".yaml"))
+        document = default_document(path, data, targets)
+        guessed = guessed_preprocessing_note(document)
+        return from_document(document, path=path.absolute().with_suffix(".yaml"), notes=(guessed,) if guessed else ())
     if data is not None or targets:
         raise UsageError("--data and --target go with an .onnx file; a recipe has its own (override: data.validation...=...)")
     return read(path, overrides)

@@ -13,9 +13,10 @@ from rich.console import Console
 from accel import catalog, onnx_file
 from accel.contracts import Backend, Pass, Split
 from accel.errors import MissingBackend
-from accel.imports import ImportPolicy, check, configured_imports
+from accel.imports import ImportPolicy, configured_imports
 from accel.model import Target
 from accel.origin import torch_origin
+from accel.recipe.checks import require_allowed
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
 from accel.steps import declared_inputs, selects, settings_of, source_digest, step_key
@@ -63,8 +64,7 @@ def run(
     """Exit code 0 also where a target is missing: the plan says so."""
     recipe = read(path, overrides)
     policy = ImportPolicy(recipe.folder, (*allowed, *configured_imports(recipe.folder)))
-    if recipe.model.factory:
-        check(recipe.model.factory, policy)
+    require_allowed(recipe, policy)
     store = Store(cache(recipe.cache_folder))
     targets = [planned(recipe, target, store, policy) for target in recipe.targets_resolved()]
     final = (output.absolute() if output else recipe.folder / recipe.output_dir) / recipe.name

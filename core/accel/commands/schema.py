@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rich.console import Console
 
@@ -24,11 +25,15 @@ def _text(of: str) -> str:
 
         return json_schema_text()
     if of == "report":
-        from accel.report import Report
+        from accel.report import schema as report_schema
 
-        return json.dumps(Report.model_json_schema(), indent=2) + "\n"
+        return _json(report_schema())
     if of == "manifest":
-        from accel.benchmarks.manifest import Manifest
+        from accel.benchmarks.manifest import schema as manifest_schema
 
-        return json.dumps(Manifest.model_json_schema(), indent=2) + "\n"
+        return _json(manifest_schema())
     raise UsageError(f"schema: found {of!r}, allowed are {', '.join(KINDS)}{suggestion(of, KINDS)}")
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2) + "\n"

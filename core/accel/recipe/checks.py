@@ -26,6 +26,7 @@ from accel.recipe.settings import (
     BenchmarkSettings,
     InputSettings,
     ModelSettings,
+    Recipe,
     TargetSettings,
     resolved_target,
 )
@@ -73,6 +74,17 @@ def _axes(document: Document, entry: InputSettings, location: Location) -> None:
             document.report_at(here, f"found min {sizes.min}, opt {sizes.opt}, max {sizes.max}; allowed: min <= opt <= max")
 
 
+def unused_sizes(settings: ModelSettings, targets: Sequence[TargetSettings]) -> list[str]:
+    """A note for each input whose axis ranges no target reads."""
+    if any(target.backend.startswith("tensorrt") for target in targets):
+        return []
+    return [
+        f"model.inputs.{index}.dynamic: only TensorRT reads it; the targets of this recipe take any size"
+        for index, entry in enumerate(settings.inputs)
+        if entry.dynamic
+    ]
+
+
 def task(document: Document, settings: ImageClassificationSettings) -> None:
     """Metrics are built in, or a reference."""
     if not settings.metrics:
@@ -95,6 +107,25 @@ def data(document: Document, settings: DataSettings, has_task: bool) -> list[str
 
 def references(document: Document, sections: Mapping[str, Any], folder: Path) -> None:
     """The form of every reference to code, and that a file it names is there. Imports nothing, permits nothing."""
+    for location, reference in _references(sections):
+        # Whoever runs the recipe decides what may be imported; here every package counts as allowed.
+        policy = ImportPolicy(folder, (reference.partition(":")[0].partition(".")[0],))
+        try:
+            check(reference, policy)
+        except SafetyRefusal:
+            continue  # refused with its own exit code, by whatever would import it
+        except UsageError as error:
+            document.report_at(location, str(error))
+
+
+def require_allowed(recipe: Recipe, policy: ImportPolicy) -> None:
+    """Raise as ``imports.check`` for the first code that ``recipe`` names and ``policy`` does not allow. Imports nothing."""
+    for _, reference in _references({name: getattr(recipe, name) for name in ("model", "data", "task")}):
+        check(reference, policy)
+
+
+def _references(sections: Mapping[str, Any]) -> list[tuple[Location, str]]:
+    """Every reference to code, with its place."""
     found: list[tuple[Location, str]] = []
     if (settings := sections.get("model")) is not None and settings.factory is not None:
         found.append((("model", "factory"), settings.factory))
@@ -105,15 +136,7 @@ def references(document: Document, sections: Mapping[str, Any], folder: Path) ->
     for index, metric in enumerate(getattr(sections.get("task"), "metrics", ())):
         if ":" in metric:
             found.append((("task", "metrics", index), metric))
-    for location, reference in found:
-        # Whoever runs the recipe decides what may be imported; here every package counts as allowed.
-        policy = ImportPolicy(folder, (reference.partition(":")[0].partition(".")[0],))
-        try:
-            check(reference, policy)
-        except SafetyRefusal:
-            continue  # refused with its own exit code, by whatever would import it
-        except UsageError as error:
-            document.report_at(location, str(error))
+    return found
 
 
 def targets(document: Document, settings: Sequence[TargetSettings], benchmark: BenchmarkSettings) -> None:

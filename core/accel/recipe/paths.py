@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from accel.errors import SafetyRefusal
 from accel.recipe.document import Document
 from accel.recipe.tree import Entries, Items, Location, Node, Scalar, dotted, find, shown
+from accel.tasks.label_csv import OF_A_TAR, below
 
 What = Literal["file", "folder", "output"]
 
@@ -18,6 +20,7 @@ _SPLITS = ("training", "calibration", "selection", "validation")
 def settle(document: Document, folder: Path, current: Path) -> list[str]:
     """Refuse what escapes; make the relative paths of overrides absolute, from ``current``. Gives notes on absolute paths."""
     notes = []
+    _require_beside(document)
     for location, _ in _paths(document.root):
         node = find(document.root, location)
         assert isinstance(node, Scalar)
@@ -32,6 +35,18 @@ def settle(document: Document, folder: Path, current: Path) -> list[str]:
             document.root = _with(document.root, location, Scalar(absolute, node.place))
             notes.append(f"{dotted(location)} is absolute: {absolute}")
     return notes
+
+
+def _require_beside(document: Document) -> None:
+    """The CSV of a tar is in it, beside it or below that, whoever names it: no way out by an override."""
+    for split in _SPLITS:
+        location = ("data", split, "tar", "csv")
+        node = find(document.root, location)
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            try:
+                below(node.value, dotted(location), OF_A_TAR)
+            except SafetyRefusal as refusal:
+                document.report(node.place, str(refusal))
 
 
 def _refusal(text: str, location: Location, override: str) -> str:

@@ -35,16 +35,17 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _resolved(document, _absolute(path), overrides, at_work=True)
 
 
-def from_document(document: Mapping[str, Any], *, path: Path) -> Recipe:
+def from_document(document: Mapping[str, Any], *, path: Path, notes: Sequence[str] = ()) -> Recipe:
     """The recipe in plain data, as ``Recipe.document()`` gives it. ``path``: its file, which need not exist.
 
-    Whether the files it names are there is not looked at.
+    ``notes`` come before those of reading it. Whether the files it names are there is not looked at.
     """
     try:
         tree = from_plain(document)
     except ValueError as error:
         raise RecipeError(str(path), [Problem(0, 0, str(error))]) from None
-    return _resolved(Document(str(path), tree), _absolute(path), (), at_work=False)
+    recipe = _resolved(Document(str(path), tree), _absolute(path), (), at_work=False)
+    return recipe.at(recipe.path, (*notes, *recipe.notes)) if notes else recipe
 
 
 def _absolute(path: Path) -> Path:
@@ -180,6 +181,8 @@ def _checked(
         checks.task(document, task)
     if (data := sections.get("data")) is not None and "task" in sections:
         notes += checks.data(document, data, task is not None)
+    if model is not None and sections.get("targets") is not None:
+        notes += checks.unused_sizes(model, sections["targets"])
     if (targets := sections.get("targets")) is not None and (benchmark := sections.get("benchmark")) is not None:
         checks.targets(document, targets, benchmark)
     notes += checks.passes(document, entries, sections)

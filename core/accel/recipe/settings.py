@@ -62,9 +62,10 @@ class InputSettings(_Settings):
         Field(min_length=1, description="A number is fixed, a name (batch) is an axis that varies"),
     ]
     dtype: Literal["float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"] = "float32"
-    dynamic: Annotated[dict[str, Sizes], Field(description="Axis name to its range: {batch: {min: 1, opt: 8, max: 32}}")] = (
-        Field(default_factory=dict)
-    )
+    dynamic: Annotated[
+        dict[str, Sizes],
+        Field(description="For TensorRT profiles, other runtimes take any size: {batch: {min: 1, opt: 8, max: 32}}"),
+    ] = Field(default_factory=dict)
 
 
 class ModelSettings(_Settings):
@@ -98,7 +99,9 @@ class BenchmarkSettings(_Settings):
     warmup: Annotated[int, Field(ge=0, description="Inferences before any is timed")] = 10
     min_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row")] = 3.0
     min_iterations: Annotated[int, Field(gt=0, description="Timed inferences per row")] = 100
-    percentiles: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)
+    percentiles: Annotated[
+        tuple[Literal[50, 90, 99], ...], Field(description="Of latency; no others are reported, nor from too few inferences")
+    ] = (50, 90, 99)
     batch_sizes: OneNumber = (1,)
     threads: OneNumber = (1,)
     restarts: Annotated[int, Field(ge=5, description="Fresh processes per row: what the intervals are computed from")] = 5

@@ -48,6 +48,20 @@ def default_document(model_path: Path, data: Path, targets: Sequence[str]) -> di
     }
 
 
+def guessed_preprocessing_note(document: Mapping[str, Any]) -> str | None:
+    """What ``default_document`` guessed about the pixels, and what follows if that is wrong; None where it guessed nothing."""
+    preprocess = document.get("task", {}).get("preprocess")
+    if preprocess is None:
+        return None
+    size = f", resized to {preprocess['resize']}" if "resize" in preprocess else ""
+    what = f"{preprocess['color']} pixels / {preprocess['scale']}{size}, {preprocess['layout']}"
+    model = document["model"]["path"]
+    return (
+        f"preprocessing was guessed: {what}; if the model was trained with another mean and std, accuracy and calibration are "
+        f"wrong: write a recipe with `accel init {model} --data PATH`"
+    )
+
+
 def init(model: str, *, folder: Path, data: Path | None = None, targets: Sequence[str] = TARGETS) -> str:
     """A commented recipe, to be saved in ``folder``, that passes ``validate`` as it is.
 
@@ -252,7 +266,7 @@ model:
     - name: input
       shape: [batch, 3, 224, 224]  # change to yours; a number is fixed, a name may vary
       dtype: float32
-      # dynamic: {{batch: {{min: 1, opt: 8, max: 32}}}}  # the range of an axis that varies
+      # dynamic: {{batch: {{min: 1, opt: 8, max: 32}}}}  # for TensorRT; other runtimes take any size
 """
 
 _NO_DATA = """\
@@ -303,6 +317,7 @@ benchmark:
   warmup: 10  # inferences before any is timed
   min_duration_s: 3.0  # timed seconds per row, and ...
   min_iterations: 100  # ... timed inferences, both at least
+  percentiles: [50, 90, 99]  # of latency; only these are reported
   batch_sizes: 1
   threads: 1
 

@@ -1,4 +1,5 @@
-"""What identifies the data of a split: the bytes of its files and every setting that decides what comes out.
+"""What identifies the data of a split: the bytes of its files, the versions of the libraries that decode them, and every
+setting that decides what comes out.
 
 Light: hashlib and the settings. ``plan`` computes the same digests as a run does, without importing anyone's code; data from a
 factory has none until it is read. Names of files count only where they decide an order or a label: a moved data set keeps its
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ from accel.tasks.settings import (
     ImageClassificationSettings,
     Preprocess,
     Tar,
+    TorchvisionData,
 )
 from accel.tasks.splits import Part, require_part
+from accel.tasks.tar import csv_beside
 
 _VERSION = 1  # changes when the same files and settings would give other samples
 FileDigest = Callable[[Path], str]
@@ -68,6 +72,7 @@ def combined(source: DataSource, preprocess: Preprocess | None, files: Any) -> s
         {
             "version": _VERSION,
             "files": files,
+            "libraries": _libraries(source),
             "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),
             "skip": source.skip,
             "num_samples": source.num_samples,
@@ -109,8 +114,7 @@ def _files(chosen: Chosen, folder: Path, classes: Sequence[str] | None, hashed: 
         files, table = list_csv(chosen, folder, classes)
         return ["csv", table.labels, [hashed(path) for path in files]]
     if isinstance(chosen, Tar):
-        beside = folder / chosen.path
-        beside = beside.parent / chosen.csv
+        beside = csv_beside(folder / chosen.path, chosen)
         outside = hashed(beside) if beside.is_file() else None
         settings = chosen.model_dump(mode="json", exclude={"path"})
         return ["tar", hashed(folder / chosen.path), outside, settings, list(classes or ())]
@@ -122,6 +126,19 @@ def _files(chosen: Chosen, folder: Path, classes: Sequence[str] | None, hashed: 
     walked = sorted(Path(place) / name for place, _, names in os.walk(root, followlinks=True) for name in names)
     named = [[path.relative_to(root).as_posix(), hashed(path)] for path in walked if path.is_file()]
     return ["torchvision", chosen.name, chosen.kwargs, named]
+
+
+def _libraries(source: DataSource) -> dict[str, str | None]:
+    """What turns the bytes into samples: another version may decode, resize or order them otherwise."""
+    names = ("numpy", "pillow", *(("torchvision",) if isinstance(source.chosen(), TorchvisionData) else ()))
+    return {name: _installed(name) for name in names}
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # a build under another name; what reads the data says if it is missing
+        return None
 
 
 def _sha256(value: Any) -> str:

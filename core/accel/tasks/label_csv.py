@@ -6,8 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from accel.errors import DataFault
+from accel.errors import DataFault, SafetyRefusal
+
+OF_A_TAR = "a file in the tar, beside it or below that"
+"""Where the CSV of a tar may lie, for the message of ``below``."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ def read_table(
 ) -> Table:
     """Parse UTF-8 CSV with a header line. Labels are class indices, or names where all classes are named by ``classes``.
 
-    DataFault names ``place`` and the line.
+    DataFault names ``place`` and the line; so does SafetyRefusal, for a file that is not below where the CSV's files are.
     """
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
@@ -38,12 +42,22 @@ def read_table(
         raise DataFault(f"{place}: empty; its first line names the columns, {file_column!r} and {label_column!r}")
     if file_column not in columns:
         raise DataFault(f"{place}: no column {file_column!r}; it has {', '.join(columns)}; set file_column")
-    files = tuple(_cell(row, file_column, place, line) for line, row in rows)
+    files = tuple(below(_cell(row, file_column, place, line), f"{place}:{line}") for line, row in rows)
     if label_column not in columns:
         return Table(files, None, f"{place} has no column {label_column!r} (it has {', '.join(columns)}); set label_column")
     index = {name: position for position, name in enumerate(classes or ())}
     labels = tuple(_label(_cell(row, label_column, place, line), index, f"{place}:{line}") for line, row in rows)
     return Table(files, labels)
+
+
+def below(name: str, place: str, allowed: str = "a name below the folder that the files are relative to") -> str:
+    """``name``, which leads below the folder it is relative to. SafetyRefusal for one that is absolute or goes up: data from
+    elsewhere would choose which files of this machine are read. ``allowed``: what the message offers instead."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        fact = "is an absolute path" if path.is_absolute() else "goes up with .."
+        raise SafetyRefusal(f"{place}: {name!r} {fact}; allowed: {allowed}")
+    return name
 
 
 def _cell(row: dict[str, str | None], column: str, place: str, line: int) -> str:

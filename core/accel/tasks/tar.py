@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from accel.errors import DataFault, SafetyRefusal
-from accel.tasks.label_csv import Table, read_table
+from accel.tasks.label_csv import OF_A_TAR, Table, below, read_table
 from accel.tasks.settings import Tar
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class TarReader:
             raise DataFault(f"{self.path}: {error.strerror or error}") from None
 
     def _table(self, settings: Tar, classes: Sequence[str] | None) -> Table:
+        beside = csv_beside(self.path, settings)
         name = _plain(settings.csv)
-        beside = self.path.parent / settings.csv
         if name in self._places:
             content = self._bytes(name)
         elif beside.is_file():
@@ -78,6 +78,11 @@ class TarReader:
             )
         place = f"{self.path.name}: {settings.csv}"
         return read_table(content, place, file_column=settings.file_column, label_column=settings.label_column, classes=classes)
+
+
+def csv_beside(path: Path, settings: Tar) -> Path:
+    """Where the CSV of the tar ``path`` lies if it is not in it: beside it, or below that. SafetyRefusal for anywhere else."""
+    return path.parent / below(settings.csv, f"{path}: csv", OF_A_TAR)
 
 
 def index(path: Path) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,147 @@
+"""One row of the report, from what the sessions of one subject found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from accel.benchmarks import accuracy, fidelity, statistics
+from accel.benchmarks.size import files as shipped_files
+from accel.benchmarks.size import totals
+from accel.contracts import Score
+from accel.errors import AccelError
+from accel.model import Target
+from accel.onnx_file import files as model_files
+from accel.recipe.settings import BenchmarkSettings
+from accel.report import File, Latency, Precision, Row
+
+SAME_MODEL_DB = 50.0
+"""FP32 runtimes agree with one another to 100 dB and more; a rewrite of the model seldom reaches 50."""
+
+Turns = list[list[list[int]]]
+"""[restart][round][query] in nanoseconds."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row to measure. ``model``: as serving.open_session takes it; ``folder``: the files that ship, None for eager.
+
+    ``main``: only this file of the folder and what it refers to ships; None for all of them.
+    """
+
+    name: str
+    role: Literal["reference", "baseline", "result"]
+    target_name: str | None
+    target: Target
+    model: Mapping[str, Any]
+    folder: Path | None
+    main: Path | None = None
+
+
+@dataclass
+class Found:
+    """What is known of one row so far: the answers of its session, or the ``reason`` it failed."""
+
+    subject: Subject
+    reason: str | None = None
+    compiled: Mapping[str, Any] | None = None
+    precision: Mapping[str, Any] | None = None
+    score: Mapping[str, Any] | None = None
+
+
+def row(
+    found: Found,
+    reference: Found | None,
+    alive: Sequence[Subject],
+    times: Mapping[str, Turns],
+    settings: BenchmarkSettings,
+) -> Row:
+    """``reference``: what accuracy and outputs are compared with; ``alive``, ``times``: the rows that were timed beside it."""
+    subject = found.subject
+    entries = built(subject) | {"status": "failed" if found.reason else "measured", "reason": found.reason}
+    entries |= {key: value for key, value in (found.compiled or {}).items() if key != "inputs"}
+    if found.precision is not None:
+        entries["notes"] = list(found.precision["notes"])
+        entries["precision"] = Precision(**{key: value for key, value in found.precision.items() if key != "notes"})
+    if found.score is not None:
+        try:
+            entries |= _judged(found.score, None if reference is found else reference)
+        except AccelError as error:  # one odd row costs itself, not the run
+            entries |= {"status": "failed", "reason": str(error)}
+    mine = times.get(subject.name)
+    if mine and found.reason is None:
+        entries["latency"] = _latency(mine, settings)
+        entries["speedups"] = [
+            statistics.speedup(mine, other.name, times[other.name])
+            for other in alive
+            if other.role != "result" and other.name != subject.name and other.name in times
+        ]
+    return Row(**entries)
+
+
+def built(subject: Subject) -> dict[str, Any]:
+    """The fields of a row that need no measuring."""
+    files = _shipped(subject)
+    size, gzipped = totals(files)
+    return {
+        "name": subject.name,
+        "role": subject.role,
+        "target": subject.target_name,
+        "backend": subject.target.backend,
+        "device": subject.target.device,
+        "status": "built",
+        "files": files,
+        "size_bytes": size if files else None,
+        "gzip_bytes": gzipped if files else None,
+    }
+
+
+def unlike(found: Row) -> str | None:
+    """A warning where an FP32 baseline is not the model it should be: every difference after it would be meaningless."""
+    outputs = found.fidelity
+    if found.role != "baseline" or outputs is None or found.precision is None or found.precision.float_precision != "fp32":
+        return None
+    alike = outputs.sqnr_db is None or outputs.sqnr_db >= SAME_MODEL_DB
+    if found.precision.quantized_operators or (alike and not outputs.nonfinite_values):
+        return None
+    return (
+        f"{found.name}: its outputs differ from those of {outputs.vs} (SQNR {outputs.sqnr_db or 0:.1f} dB, largest difference"
+        f" {outputs.max_abs_difference:.3g}): the export or the runtime changed the model, or the two are not the same model"
+    )
+
+
+def _judged(score: Mapping[str, Any], reference: Found | None) -> dict[str, Any]:
+    other = None if reference is None else reference.score
+    entries: dict[str, Any] = {"metrics": accuracy.metrics(_scores(score), other and _scores(other), score["samples"])}
+    if reference is not None and other is not None:
+        outputs, theirs = (list(map(Path, answer["outputs"])) for answer in (score, other))
+        entries["fidelity"] = fidelity.compare(outputs, theirs, vs=reference.subject.name)
+    return entries
+
+
+def _scores(answer: Mapping[str, Any]) -> dict[str, Score]:
+    """The scores that a session left in files."""
+    import numpy as np
+
+    return {
+        name: Score(
+            value=record["value"],
+            per_sample=None if record["per_sample"] is None else np.load(record["per_sample"], allow_pickle=False),
+            higher_is_better=record["higher_is_better"],
+        )
+        for name, record in answer["metrics"].items()
+    }
+
+
+def _latency(turns: Turns, settings: BenchmarkSettings) -> Latency:
+    """With the percentiles that the recipe asks for."""
+    found = statistics.latency(turns, batch_size=settings.batch_sizes[0], threads=settings.threads[0])
+    return found.model_copy(update={f"p{each}_ms": None for each in (90, 99) if each not in settings.percentiles})
+
+
+def _shipped(subject: Subject) -> list[File]:
+    if subject.folder is None:
+        return []
+    return shipped_files(subject.folder, only=None if subject.main is None else model_files(subject.main))

@@ -1,0 +1,153 @@
+"""SIGTERM and Ctrl-C in each step, runs side by side, and an IR after a kill (faults 51 and 52)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Project
+
+STEPS = ("ort: export_onnx", "ort: simplify", "ort: quantize", "ort: files for", "ov: quantize", "ov: files for")
+SIGNALS = {"SIGTERM": 143, "SIGINT": 130}
+
+
+def shipped(project: Project) -> dict[str, str]:
+    """Digests of every file that ships; manifests and reports hold dates and timings."""
+    return {
+        path.relative_to(project.out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((project.out / "targets").rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def litter(project: Project, *names: str, scratch: bool = True) -> list[str]:
+    """What is in the cache or beside the output and belongs to nothing. ``scratch`` of a step may stay until it is finished."""
+    store = project.cache / "accel"
+    kinds = ("work", "runs", "locks", "scratch") if scratch else ("work", "runs", "locks")
+    found = [path for name in kinds for path in (store / name).rglob("*")]
+    found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
+    if project.out.parent.exists():
+        found += [path for path in project.out.parent.iterdir() if path.name not in (names or ("small",))]
+    return [path.relative_to(project.folder).as_posix() for path in found]
+
+
+def wait_for(stream: IO[str], text: str) -> None:
+    for line in stream:
+        if text in line:
+            return
+    raise AssertionError(f"the run ended without saying {text!r}")
+
+
+def children_of(project: Project) -> list[str]:
+    """Living worker processes that were started for this project."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (place / "environ").read_bytes(), (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(project.cache).encode() in environment and b"accel.worker" in command:
+            found.append(place.name)
+    return found
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    err: str
+    litter: list[str]
+    children: list[str]
+
+
+@pytest.fixture(scope="module", params=SIGNALS)
+def stopped(
+    request: pytest.FixtureRequest, new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, str, dict[str, Ended]]:
+    """One project, stopped in each step in turn: every run goes on where the one before was stopped."""
+    project = new_project(tmp_path_factory.mktemp(request.param) / "a project")
+    found = {}
+    for step in STEPS:
+        with project.start("optimize", "recipe.yaml", "--no-benchmark") as process:
+            assert process.stderr is not None
+            wait_for(process.stderr, step)
+            if "files" not in step:  # those take a few milliseconds
+                time.sleep(0.1)
+            process.send_signal(signal.Signals[request.param])
+            _, err = process.communicate(timeout=60)
+        found[step] = Ended(process.returncode, err, litter(project, scratch=False), children_of(project))
+    return project, request.param, found
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_signal_in_a_step(stopped: tuple[Project, str, dict[str, Ended]], step: str) -> None:
+    _, name, found = stopped
+    ended = found[step]
+    assert ended.code == SIGNALS[name], ended.err
+    assert f"accel: stopped by {name}; the next run goes on after the last finished step" in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.litter == []
+    assert ended.children == []
+
+
+def test_the_run_after_them_ends_with_the_files_of_an_undisturbed_one(
+    stopped: tuple[Project, str, dict[str, Ended]], finished: Project
+) -> None:
+    project = stopped[0]
+    done = project.accel("optimize", "recipe.yaml", "--no-benchmark")
+    assert done.returncode == 0, done.stderr
+    assert shipped(project) == shipped(finished)
+    assert litter(project) == []
+
+
+def test_two_recipes_at_once_share_a_store(finished: Project, new_project: Callable[[Path], Project], tmp_path: Path) -> None:
+    """They have the first two steps in common, which are made once, and differ in the third."""
+    project = new_project(tmp_path / "a project")
+    other = project.recipe.read_text().replace("name: small", "name: other")
+    other = other.replace("approach: static\n", "approach: static\n    calibration: {method: percentile}\n")
+    (project.folder / "other.yaml").write_text(other)
+    running = [project.start("optimize", recipe, "--no-benchmark") for recipe in ("recipe.yaml", "other.yaml")]
+    ended = [process.communicate(timeout=240) for process in running]
+    assert [process.returncode for process in running] == [0, 0], ended
+    assert shipped(project) == shipped(finished)
+    assert litter(project, "small", "other") == []
+    first, second = ((project.out.parent / name / "targets" / "ort" / "model.onnx") for name in ("small", "other"))
+    assert first.read_bytes() != second.read_bytes()
+    alone = project.accel("optimize", "other.yaml", "--no-benchmark", "--output", "again", "--cache-dir", "fresh")
+    assert alone.returncode == 0, alone.stderr
+    again = project.folder / "again" / "other" / "targets"
+    for path in again.rglob("model.onnx"):
+        assert path.read_bytes() == (project.out.parent / "other" / "targets" / path.relative_to(again)).read_bytes()
+
+
+def numbered(xml: bytes) -> bytes:
+    """Without the counters that OpenVINO appends to names of nodes it makes."""
+    return re.sub(rb"_\d+(?=[\"/,])", b"", xml)
+
+
+def test_an_ir_is_the_same_after_a_kill(new_project: Callable[[Path], Project], tmp_path: Path) -> None:
+    target = "targets=[{name: ov, backend: openvino, options: {format: ir}}]"
+    undisturbed, killed = (new_project(tmp_path / name / "a project") for name in ("undisturbed", "killed"))
+    done = undisturbed.accel("optimize", "recipe.yaml", "--no-benchmark", target)
+    assert done.returncode == 0, done.stderr
+    for step in ("ov: quantize", "ov: files for"):
+        with killed.start("optimize", "recipe.yaml", "--no-benchmark", target) as process:
+            assert process.stderr is not None
+            wait_for(process.stderr, step)
+            time.sleep(0.3 if "files" in step else 0.1)
+            process.send_signal(signal.SIGKILL)
+    done = killed.accel("optimize", "recipe.yaml", "--no-benchmark", target)
+    assert done.returncode == 0, done.stderr
+    first, second = (project.out / "targets" / "ov" for project in (undisturbed, killed))
+    assert {path.name for path in second.iterdir()} == {"model.xml", "model.bin", "manifest.json"}
+    assert (first / "model.bin").read_bytes() == (second / "model.bin").read_bytes()
+    assert numbered((first / "model.xml").read_bytes()) == numbered((second / "model.xml").read_bytes())
+    assert litter(killed) == []
