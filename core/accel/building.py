@@ -5,7 +5,6 @@ Nothing heavy is imported until a step has to run: a run whose steps are all sto
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import traceback
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from accel import catalog, onnx_file
 from accel.atomic import require_room
 from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
+from accel.data_use import require_classes, require_metrics, source_of
 from accel.errors import AccelError, DataFault, MissingBackend, PassFault, UsageError, WorkFault
-from accel.imports import ImportPolicy, load
+from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, TorchModel
 from accel.origin import torch_origin
-from accel.rebuilding import make_task, noise, untouched_module
+from accel.rebuilding import make_task, noise, state_digest, untouched_module
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
 from accel.steps import (
@@ -78,28 +78,22 @@ class Builder:
         task = self._task
         if task is None:
             return {"splits": [], "warnings": []}
-        self._require_metrics()
-        self._emit({"doing": "reading the data"})
+        require_metrics(self._recipe, self._policy)
+        self._emit({"doing": "reading the data"})  # a factory's data are digested as they are read
         digests = {split: task.digest(split) for split in SPLITS if task.has(split)}
         key = digest_of({"store": STORE_VERSION, "look": 1, "data": digests})
 
         def look(claim: Claim) -> dict[str, Any]:
             self._emit({"doing": "comparing the splits by content"})
             counts = {split: task.count(split) for split in digests}
-            return {"counts": counts, "warnings": [*task.overlaps(), *task.warnings]}
+            return {"name": "comparison of the splits", "counts": counts, "warnings": [*task.overlaps(), *task.warnings]}
 
-        entry = self._stored(key, look)[0]
+        entry = self._stored(key, look, "reading the data")[0]
         splits = [
-            {"split": split, "source": self._source_of(split), "samples": entry.meta["counts"][split], "digest": digest}
+            {"split": split, "source": source_of(self._recipe, split), "samples": entry.meta["counts"][split], "digest": digest}
             for split, digest in digests.items()
         ]
         return {"splits": splits, "warnings": [*entry.meta["warnings"], *task.warnings]}
-
-    def _require_metrics(self) -> None:
-        """Import the user's metrics now: one that is not there should not be found out after everything is built."""
-        for metric in self._recipe.task.metrics if self._recipe.task is not None else ():
-            if ":" in metric:
-                load(metric, self._policy)
 
     def sample(self, batch_size: int, file: str) -> None:
         """Write one batch of ``batch_size`` to the .npz ``file``, for timing: real samples, or seeded noise without data."""
@@ -150,8 +144,10 @@ class Builder:
             weights=self._recipe.folder / settings.weights if settings.weights else None,
             policy=self._policy,
         )
-        inputs = declared_inputs(self._recipe)
-        return Stage(source_digest(origin.digest, inputs, self._recipe.seed), lambda: self._module)
+        digest = origin.digest
+        if settings.weights is None:  # the factory loads or draws its own: only the module itself tells them apart
+            digest = digest_of({"origin": digest, "state": state_digest(self._module)})
+        return Stage(source_digest(digest, declared_inputs(self._recipe), self._recipe.seed), lambda: self._module)
 
     @cached_property
     def _module(self) -> TorchModel:
@@ -179,7 +175,6 @@ class Builder:
         label: str,
         allow_noop: bool = False,
     ) -> Stage:
-        self._emit({"doing": label, "step": label})
         needs: frozenset[Need] = a_pass.needs
         backend: Backend = catalog.backend(target.backend)
         profile = backend.quantization if "profile" in needs else None
@@ -214,6 +209,7 @@ class Builder:
             result = _inside(result, claim.folder)
             self._require_sound(key, result)
             return {
+                "name": key,
                 "main": result.path.relative_to(claim.folder).as_posix(),
                 "signature": signature_record(result.signature),
                 "notes": list(result.notes),
@@ -226,7 +222,7 @@ class Builder:
                 "seconds": time.perf_counter() - started,
             }
 
-        entry, cached = self._stored(name, run)
+        entry, cached = self._stored(name, run, label)
         for warning in entry.meta["warnings"]:
             self._warn(warning)
         if entry.meta["unchanged"] and not allow_noop:
@@ -247,15 +243,17 @@ class Builder:
         backend: Backend = catalog.backend(target.backend)
         name = deploy_key(target, source=stage.digest, library=library_version(backend.distribution))
         label = f"{target.name}: files for {target.backend}"
-        self._emit({"doing": label, "step": label})
 
         def run(claim: Claim) -> dict[str, Any]:
             model = stage.load()
             shipped = self._guarded(f"deploy to {target.backend}", lambda: backend.deploy(model, target, claim.folder))
             main = shipped.path.relative_to(claim.folder).as_posix() if isinstance(shipped, OnnxModel) else None
-            return {"main": main, "signature": signature_record(shipped.signature), "notes": list(shipped.notes)}
+            said = {"name": f"files for {target.backend}", "notes": list(shipped.notes)}
+            return {**said, "main": main, "signature": signature_record(shipped.signature)}
 
-        entry, _ = self._stored(name, run)
+        entry, _ = self._stored(name, run, label)
+        for warning in require_classes(self._recipe, signature_from(entry.meta["signature"])):
+            self._warn(warning)
         return {
             "model": {
                 "kind": "onnx" if entry.meta["main"] else "torch",
@@ -268,9 +266,10 @@ class Builder:
             "steps": steps,
         }
 
-    def _stored(self, key: str, make: Callable[[Claim], dict[str, Any]]) -> tuple[Entry, bool]:
+    def _stored(self, key: str, make: Callable[[Claim], dict[str, Any]], label: str) -> tuple[Entry, bool]:
         """The entry for ``key`` and whether it was there already."""
         entry = self._store.find(key)
+        self._emit({"doing": label, "step": label if entry is None else f"{label}: reused"})
         if entry is not None:
             return entry, True
         with self._store.claim(key, waiting=self._wait) as claim:
@@ -343,14 +342,6 @@ class Builder:
         except MissingBackend as error:
             return str(error)
         return None
-
-    def _source_of(self, split: Split) -> str:
-        source = getattr(self._recipe.data, split)
-        if source is None:
-            return "split off"
-        record = source.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        record.pop("batch_size", None)
-        return json.dumps(record, ensure_ascii=False)
 
     def _wait(self) -> None:
         self._emit({"what": "waiting for another run that makes this step"})

@@ -294,6 +294,8 @@ def _run() -> int:
         return result if isinstance(result, int) else 0
     except AccelError as error:
         _say(str(error))
+        if "--json" in sys.argv[1:]:
+            sys.stdout.write(_json_error(error))
         return error.exit_code
     except Stopped as stop:
         _say(f"stopped by {stop}; the next run goes on after the last finished step")
@@ -310,6 +312,14 @@ def _run() -> int:
         return StorageFault.exit_code
     except Exception as error:  # noqa: BLE001  the boundary: what is left is our bug, or a usage error of the parser
         return _unexpected(error)
+
+
+def _json_error(error: AccelError) -> str:
+    """What ``--json`` prints instead of a result."""
+    import json
+
+    found = {"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}}
+    return json.dumps(found, indent=2) + "\n"
 
 
 def _unexpected(error: Exception) -> int:

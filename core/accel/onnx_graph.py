@@ -25,7 +25,7 @@ _INTEGER_OPERATORS = {
 _WEIGHT_ONLY_OPERATORS = {"MatMulNBits": (0, 1)}
 WEIGHTED_OPERATORS = _FLOAT_OPERATORS | _FUSED_OPERATORS | _INTEGER_OPERATORS | _WEIGHT_ONLY_OPERATORS
 _UNCOUNTED = frozenset({"LSTM", "GRU", "RNN", "Einsum", "Attention", "MultiHeadAttention", "DeformConv", "Loop", "Scan", "If"})
-_SHAPE_ONLY = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
+_SHAPE_ONLY = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Gather", "Slice"})
 _SMALL_ELEMENTS = 1024  # initializers up to this size may be shapes, which inference must see the values of
 
 

@@ -105,7 +105,7 @@ class _Run:
         machine = describe()  # before any child runs: it tells how busy the machine was without us
         try:
             skipped = self._require_targets()
-            data = self._call("data") if benchmark else {"splits": [], "warnings": []}
+            data = self._call("data")
             failed: dict[str, str] = {}
             subjects = self._reference()
             for target in self.recipe.targets_resolved():

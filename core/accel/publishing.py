@@ -26,9 +26,7 @@ def resolved_recipe(recipe: Recipe) -> str:
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
-    text.write(
-        f"# Resolved by accel from {recipe.path.name}: defaults and overrides included; paths are relative to its folder.\n"
-    )
+    text.write(f"# Resolved by accel: defaults and overrides included. To run it again, put it back beside {recipe.path}.\n")
     yaml.dump(recipe.document(), text)
     return text.getvalue()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -55,6 +56,18 @@ def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
         policy=policy,
     )
     return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
+
+
+def state_digest(model: TorchModel) -> str:
+    """sha256 over names, types, shapes and bytes of all parameters and buffers."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, value in model.module.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
+            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -18,30 +18,9 @@ from accel.benchmarks.statistics import (
     speedup,
     turn_medians,
 )
+from interval_coverage import TRUTH, comparison, drift, percentile_interval, simulated
 
 Floats = NDArray[np.float64]
-PROCESS_SD = 0.006  # two processes of one model, measured (DESIGN.md, "Timing")
-
-
-def simulated(generator: np.random.Generator, kind: str, restarts: int, rounds: int) -> Floats:
-    """Turn medians in nanoseconds of one row: what its process is like, times what each round is like."""
-    process = generator.normal(0, PROCESS_SD, (restarts, 1))
-    if kind == "spikes":  # one turn in seven loses 20 % on average to a neighbour
-        struck = generator.random((restarts, rounds)) < 0.15
-        turn = generator.normal(0, 0.004, (restarts, rounds)) + struck * generator.exponential(0.2, (restarts, rounds))
-    elif kind == "heavy tails":  # variance barely finite
-        turn = 0.01 * generator.standard_t(2.1, (restarts, rounds))
-    else:
-        turn = generator.normal(0, 0.002, (restarts, rounds))
-    return np.asarray(1e6 * np.exp(process + turn))
-
-
-def drift(generator: np.random.Generator, restarts: int, rounds: int) -> Floats:
-    """What the machine does to all rows of a round alike: 1 % between restarts (measured), drift, and now and then a storm."""
-    level = generator.normal(0, 0.01, (restarts, 1))
-    walk = np.cumsum(generator.normal(0, 0.005, (restarts, rounds)), axis=1)
-    storm = (generator.random((restarts, rounds)) < 0.1) * generator.exponential(0.3, (restarts, rounds))
-    return np.asarray(np.exp(level + walk + storm))
 
 
 @pytest.mark.parametrize("kind", ["quiet", "heavy tails", "spikes"])
@@ -49,38 +28,35 @@ def drift(generator: np.random.Generator, restarts: int, rounds: int) -> Floats:
 def test_interval_holds_the_truth_19_times_in_20(kind: str, restarts: int, rounds: int) -> None:
     generator = np.random.default_rng(2026)
     held = 0
-    simulations = 200
-    truth = 2.0
-    for _ in range(simulations):
-        common = drift(generator, restarts, rounds)
-        slow = truth * common * simulated(generator, kind, restarts, rounds)
-        found = ratio(slow, common * simulated(generator, kind, restarts, rounds), resamples=1000)
+    for _ in range(200):
+        found = ratio(*comparison(generator, kind, restarts, rounds), resamples=1000)
         assert found.low is not None
         assert found.high is not None
-        held += found.low <= truth <= found.high
-    assert 0.90 <= held / simulations <= 0.99
+        held += found.low <= TRUTH <= found.high
+    assert 0.90 <= held / 200 <= 0.99
 
 
-def percentile_bootstrap(logs: Floats, generator: np.random.Generator, two_level: bool) -> tuple[float, float]:
-    """The two simpler intervals that DESIGN.md and benchmarks/README.md argue against."""
-    restarts, rounds = logs.shape
-    shape = (500, restarts, 1)
-    which = generator.integers(restarts, size=shape) if two_level else np.broadcast_to(np.arange(restarts)[:, None], shape)
-    when = generator.integers(rounds, size=(500, restarts, rounds))
-    low, high = np.quantile(np.median(logs[which, when], axis=2).mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-@pytest.mark.parametrize("two_level", [False, True])
-def test_simpler_intervals_would_not_hold_it(two_level: bool) -> None:
+@pytest.mark.parametrize("restarts_too", [False, True])
+def test_simpler_intervals_would_not_hold_it(restarts_too: bool) -> None:
     """Fails if the simulation were too tame to tell a good interval from a bad one."""
     generator = np.random.default_rng(5)
     held = 0
     for _ in range(200):
-        logs = np.log(simulated(generator, "quiet", 5, 6)) - np.log(simulated(generator, "quiet", 5, 6))
-        low, high = percentile_bootstrap(logs, generator, two_level)
-        held += low <= 0 <= high
-    assert held / 200 < (0.90 if two_level else 0.5)
+        slow, fast = comparison(generator, "quiet", 5, 6)
+        low, high = percentile_interval(slow, fast, generator, restarts_too=restarts_too, resamples=500)
+        held += low <= TRUTH <= high
+    assert held / 200 < (0.90 if restarts_too else 0.5)
+
+
+@pytest.mark.parametrize("slower", [0.02, 0.10, 0.50])
+def test_one_restart_unlike_the_others_does_not_blow_the_interval_up(slower: float) -> None:
+    ours, theirs = np.full((5, 6), 2e6), np.full((5, 6), 1e6)
+    ours[2] *= 1 + slower
+    found = ratio(ours, theirs)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= 2 <= found.high, "four of five restarts say 2"
+    assert found.high / found.low < (1 + slower) ** 2
 
 
 def test_median_of_paired_rounds_is_steady_under_drift_and_under_spikes() -> None:

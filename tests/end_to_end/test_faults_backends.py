@@ -181,7 +181,7 @@ CRASHES = {
     "segfault": "was ended by SIGSEGV",
     "abort": "was ended by SIGABRT",
     "exit": "ended with exit code 0 before it answered",
-    "kill": "was ended by SIGKILL, probably by the system for want of memory (peak of the largest child: ",
+    "kill": "was ended by SIGKILL, probably by the system for want of memory (peak seen: ",
     "hang": "did not end within 6 s and was stopped",
 }
 

@@ -167,7 +167,8 @@ def test_a_corrupt_image_in_the_middle(prepare: Prepare) -> None:
 def test_a_generator_that_raises_at_an_item(prepare: Prepare) -> None:
     project = prepare("{factory: data.py:data}")
     (project.folder / "data.py").write_text(
-        "import numpy as np\n\ndef data():\n    for i in range(9):\n        if i == 7:\n            raise ValueError('no more')\n"
+        "import numpy as np\n\ndef data():\n    for i in range(9):\n"
+        "        if i == 7:\n            raise ValueError('no more')\n"
         "        yield np.full((24, 24, 3), i, np.uint8), 0\n"
     )
     refused(project, 4, "data.calibration: sample 7 (data.py:data): raised ValueError", "no more")

@@ -18,7 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
     from tests.end_to_end.conftest import Project
 
 RECIPE = """\

@@ -74,7 +74,7 @@ def test_a_full_disk_wherever_the_output_is_when_it_fills(project: Project, fini
     assert project.accel(*warm(cache, ONE_TARGET, "--output", str(disk))).returncode == 0
     before = tree(disk / "small")
     codes = []
-    for left in (0, 4096, 12288, 16384, 24576, 32768, 40960, 131072):
+    for left in (0, 12288, 24576, 36864, 131072):
         ballast = fill(disk, left)
         done = project.accel(*warm(cache, ONE_TARGET, "about.author=B", "--output", str(disk)))
         ballast.unlink()
@@ -98,7 +98,7 @@ def test_a_full_disk_wherever_the_store_is_when_it_fills(project: Project, finis
             shutil.rmtree(path)
     kept = sorted(path.name for path in (cache / "steps").iterdir())
     codes = []
-    for left in (0, 4096, 16384, 28672, 45056):
+    for left in (0, 8192, 28672):
         ballast = fill(disk, left)
         done = project.accel(*warm(cache, ONE_TARGET))
         ballast.unlink()
@@ -222,7 +222,7 @@ def age(entry: Path) -> None:
     (entry / "entry.json").write_text(json.dumps({**record, "store_version": 0}))
 
 
-DAMAGE = {
+DAMAGE: dict[Callable[[Path], None], str] = {
     flip: "does not have the bytes that were stored",
     truncate: "is missing or truncated",
     lose_file: "is missing or truncated",
@@ -310,11 +310,11 @@ def test_an_output_path_that_is_too_long(project: Project, finished: Project) ->
 
 @pytest.mark.parametrize(
     "command",
-    ["list", "schema", "schema report", "report out/small", "plan recipe.yaml", "inspect out/small/targets/ort/model.onnx", "--help"],
-)  # fmt: skip
+    ["list", "schema", "schema report", "report out/small", "plan recipe.yaml", "inspect out/small/targets/ort/model.onnx"],
+)
 def test_a_reader_that_wants_one_line(finished: Project, command: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", f'{{ "{sys.executable}" -m accel {command}; echo $? > code-$$; cat code-$$ >&2; rm code-$$; }} | head -1'],
+        ["bash", "-c", f'{{ "{sys.executable}" -m accel {command}; echo $? >&2; }} | head -1'],
         capture_output=True, text=True, cwd=finished.folder, env=finished.environment(), check=False,
     )  # fmt: skip
     assert done.stdout.count("\n") == 1
@@ -334,7 +334,7 @@ def test_a_stream_that_is_closed_from_the_start(finished: Project, command: str,
 
 def test_a_run_with_no_streams_at_all(project: Project, finished: Project) -> None:
     done = subprocess.run(
-        ["bash", "-c", f'exec "{sys.executable}" -m accel {" ".join(warm(finished.cache / "accel"))!s} <&- >&- 2>&-'.replace("a project", "'a project'")],
+        ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-m", "accel", *warm(finished.cache / "accel")],
         cwd=project.folder, env=project.environment(), check=False,
     )  # fmt: skip
     assert done.returncode == 0

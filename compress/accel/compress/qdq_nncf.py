@@ -13,7 +13,7 @@ import onnx
 from accel.compress.calibration import NncfCalibration
 from accel.compress.calibration_data import calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
-from accel.compress.onnx_writing import load, name_all_nodes_, write
+from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
 from accel.compress.quantized_graph import release_outputs_, remarks, require_float, require_profile, tidy_
 from accel.compress.quiet_library import quiet
 from accel.contracts import Job, QuantizationProfile
@@ -40,7 +40,7 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
             f"{profile.activation} activations, {profile.bias} bias and {profile.weight_granularity} weights; "
             "set engine: onnxruntime"
         )
-    source = load(model.path)
+    source, converted = raised_opset(load(model.path))
     require_float(source)
     name_all_nodes_(source)
     ignored = resolve(scope, source.graph)
@@ -64,7 +64,7 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
         raise PassFault(f"quantize: NNCF failed: {type(error).__name__}: {error}; try engine: onnxruntime") from error
     release_outputs_(quantized)
     tidy_(quantized, source)
-    notes = (*remarks(quantized, ignored, "nncf"), *samples.notes)
+    notes = (*converted, *remarks(quantized, ignored, "nncf"), *samples.notes)
     path = job.folder / "model.onnx"
     write(quantized, path)
     return OnnxModel(path=path, signature=model.signature, history=model.history).noting(*notes)

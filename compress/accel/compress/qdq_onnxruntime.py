@@ -16,7 +16,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from accel.compress.calibration import Calibration
 from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
-from accel.compress.onnx_writing import load, name_all_nodes_, write
+from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
 from accel.compress.quantized_graph import (
     WEIGHTED,
     release_outputs_,
@@ -40,7 +40,7 @@ Finer bins hide the rounding from the divergence, and it cuts too much: ResNet-2
 def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: IgnoredScope) -> OnnxModel:
     """See ``QuantizeStaticOnnxRuntime``."""
     profile = require_profile(job)
-    source = load(model.path)
+    source, converted = raised_opset(load(model.path))
     require_float(source)
     name_all_nodes_(source)
     ignored = resolve(scope, source.graph)
@@ -58,7 +58,7 @@ def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: Ignore
     sort_nodes_(quantized)
     release_outputs_(quantized)
     tidy_(quantized, source)
-    notes = (*remarks(quantized, ignored, "onnxruntime"), *samples.notes)
+    notes = (*converted, *remarks(quantized, ignored, "onnxruntime"), *samples.notes)
     path = job.folder / "model.onnx"
     write(quantized, path)
     return OnnxModel(path=path, signature=model.signature, history=model.history).noting(*notes)

@@ -12,6 +12,7 @@ from accel.contracts import Job, QuantizationProfile
 from accel.errors import PassFault
 from accel.onnx_graph import graphs, quantization
 
+_HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose time INT8 saves, and whose names a report lists where they stay in floating point."""
 
@@ -26,12 +27,19 @@ def require_profile(job: Job) -> QuantizationProfile:
 
 
 def require_float(model: onnx.ModelProto) -> None:
-    """Raise PassFault for a model that has been quantized already."""
+    """Raise PassFault for a model that has been quantized already, or whose weights are not float32."""
+    for weight in model.graph.initializer:
+        if weight.data_type in _HALVES:
+            raise PassFault(
+                f"quantize: the weights are {onnx.TensorProto.DataType.Name(weight.data_type).lower()} ({weight.name!r}), and"
+                " static INT8 starts from float32; export the model in float32"
+            )
     for graph in graphs(model.graph):
         for node in graph.node:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("QLinear"):
                 raise PassFault(
-                    f"quantize: the model is quantized already (node {node.name!r}); remove one of the quantize passes"
+                    f"quantize: the model is quantized already (node {node.name!r}); remove the pass, or start from the"
+                    " float model"
                 )
 
 

@@ -28,12 +28,14 @@ def run(action: str, *, folder: Path, limit_bytes: int, as_json: bool, out: Cons
                 "key": entry.key,
                 "bytes": entry.size_bytes,
                 "used": datetime.fromtimestamp(entry.used, UTC).isoformat(timespec="seconds"),
+                "step": str(entry.meta.get("name", "")),
                 "files": sorted(entry.files),
             }
             for entry in entries
         ]
         lines = [
-            f"{entry.key[:12]}  {entry.size_bytes / 2**20:9.2f} MiB  {', '.join(sorted(entry.files))}" for entry in entries
+            f"{entry.key[:12]}  {entry.size_bytes / 2**20:9.2f} MiB  {record['used']}  {record['step']}"
+            for entry, record in zip(entries, records, strict=True)
         ]
         total = sum(entry.size_bytes for entry in entries) / 2**20
         lines.append(f"{len(entries)} entries, {total:.2f} MiB in {folder}")

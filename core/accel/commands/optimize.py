@@ -33,6 +33,9 @@ def run(
 ) -> int:
     """Exit code 0, or 4 where a row of the report failed; every other failure is raised."""
     recipe = _recipe(path, overrides, data, targets)
+    if path.suffix == ".onnx":
+        for note in recipe.notes:
+            err.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
     folder = output.absolute() if output is not None else None
     if folder is None and path.suffix == ".onnx":
         folder = Path.cwd() / recipe.output_dir
@@ -69,6 +72,8 @@ def _recipe(path: Path, overrides: Sequence[str], data: Path | None, targets: Se
         document = default_document(path, data, targets)
         guessed = guessed_preprocessing_note(document)
         return from_document(document, path=path.absolute().with_suffix(".yaml"), notes=(guessed,) if guessed else ())
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{path}: optimize takes a recipe (.yaml), or an .onnx file with --data and --target")
     if data is not None or targets:
         raise UsageError("--data and --target go with an .onnx file; a recipe has its own (override: data.validation...=...)")
     return read(path, overrides)

@@ -97,7 +97,7 @@ def planned(recipe: Recipe, target: Target, store: Store, policy: ImportPolicy) 
     source = _source(recipe, policy)
     for key, a_pass in recipe.passes_for(target):
         name = _key(recipe, key, a_pass, source, backend, target)
-        entry = None if name is None or not store.folder.exists() else store.find(name)
+        entry = None if name is None else store.find(name, evict=False)
         state = _UNKNOWN if name is None else "cached" if entry else "to run"
         steps.append(PlannedStep(key, settings_of(a_pass), state, name))
         source = entry.digest if entry else None
@@ -117,11 +117,13 @@ def _source(recipe: Recipe, policy: ImportPolicy) -> str | None:
     settings = recipe.model
     if settings.path:
         return onnx_file.digest(recipe.folder / settings.path)
+    if settings.weights is None:
+        return None  # the factory loads or draws its own: known when it is built
     origin = torch_origin(
         factory=settings.factory,
         torchvision=settings.torchvision,
         kwargs=settings.kwargs,
-        weights=recipe.folder / settings.weights if settings.weights else None,
+        weights=recipe.folder / settings.weights,
         policy=policy,
     )
     return source_digest(origin.digest, declared_inputs(recipe), recipe.seed)
