@@ -32,6 +32,7 @@ def project(project: Project) -> Project:
 def write(project: Project, code: str, name: str = "net") -> None:
     (project.folder / "other.py").write_text(code)
     project.rewrite("network.py:net", f"other.py:{name}")
+    project.rewrite("  weights: weights.safetensors\n", "")
 
 
 # -- 16: code that fails ---------------------------------------------------------------------------------------------------
@@ -273,6 +274,7 @@ def test_18_commands_that_never_import_user_code(project: Project, arguments: tu
 
 def test_19_random_weights_without_a_seed_are_a_warning_and_the_seed_is_recorded(project: Project, typed: Typed) -> None:
     project.rewrite("seed: 3\n", "")
+    project.rewrite("  weights: weights.safetensors\n", "")
     code = (project.folder / "network.py").read_text()
     assert "    torch.manual_seed(7)\n" in code
     (project.folder / "network.py").write_text(code.replace("    torch.manual_seed(7)\n", ""))

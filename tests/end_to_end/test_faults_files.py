@@ -48,7 +48,7 @@ def state() -> State:
 
 
 def with_weights(project: Project, name: str) -> None:
-    project.rewrite("factory: network.py:net", f"factory: network.py:net\n  weights: {name}")
+    project.rewrite("weights: weights.safetensors", f"weights: {name}")
 
 
 def optimized_weights(project: Project, typed: Typed, name: str) -> Ended:

@@ -101,7 +101,7 @@ def run(
         show(report, out)
     failed = [row for row in rows if row.status == "failed"]
     if len(failed) == len(rows):
-        raise WorkFault("nothing could be measured:\n" + "\n".join(f"  {row.name}: {row.reason}" for row in failed))
+        err.print("accel: nothing could be measured:", markup=False, highlight=False)
     for row in failed:
         err.print(f"accel: {row.name}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
     return WorkFault.exit_code if failed else 0
