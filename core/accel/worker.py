@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from accel import errors
+from accel import errors, telemetry
 from accel.atomic import storage_fault
 from accel.errors import AccelError, WorkerFault
 
@@ -238,6 +238,7 @@ def main() -> None:
     """Entry of the child: descriptors to read requests from and write answers to, and the parent's process id."""
     reads, writes, parent = (int(text) for text in sys.argv[1:4])
     die_with_parent(parent)
+    telemetry.switch_off()
     with os.fdopen(reads, "rb") as requests, os.fdopen(writes, "wb") as answers:
         serve(requests, answers)
     os._exit(0)  # runtimes' own teardown has crashed before; everything that matters is written

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from accel import distributions
+from accel import distributions, telemetry
 from accel.errors import MissingBackend
 
 
@@ -47,6 +47,7 @@ def problem(library: Library) -> str | None:
     for name, version in versions(library).items():
         if _release(version) < library.minimum:
             return f"{name} {version} is too old, {needed} or newer is needed; get it with: {library.install}"
+    telemetry.switch_off()
     try:
         import_module(library.module)
     except (ImportError, OSError) as error:  # a shared library is missing, or built for another machine

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-# NNCF reports each use to Google Analytics and writes ~/intel/openvino_ga_cid unless this is set before its first import
-# (nncf/definitions.py). No other way to switch it off exists; nothing else in the project writes to the environment.
-os.environ["NNCF_CI"] = "1"
-
 import onnx
 
+from accel import telemetry
 from accel.compress.calibration import NncfCalibration
 from accel.compress.calibration_data import calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
@@ -19,6 +14,8 @@ from accel.compress.quiet_library import quiet
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import AccelError, PassFault
 from accel.model import OnnxModel
+
+telemetry.switch_off()  # before the first import
 
 with quiet():
     import nncf

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, create_calibrator
-from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData
-from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from accel import telemetry
 from accel.compress.calibration import Calibration
 from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
@@ -30,6 +28,12 @@ from accel.compress.quiet_library import quiet
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import AccelError, PassFault
 from accel.model import OnnxModel
+
+telemetry.switch_off()  # before the first import
+
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, create_calibrator  # noqa: E402
+from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData  # noqa: E402
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry  # noqa: E402
 
 HISTOGRAM_BINS = {"entropy": 256, "percentile": 2048}
 """Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile. For entropy it has 128, as many as the
