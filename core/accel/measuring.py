@@ -16,7 +16,7 @@ from accel.errors import AccelError
 from accel.rebuilding import Sample
 from accel.recipe.settings import BenchmarkSettings, Recipe
 from accel.report import Noise, Row
-from accel.rows import Found, Subject, Turns, row, unlike
+from accel.rows import Found, Subject, Turns, guessing, row, unlike
 from accel.worker import Worker
 
 _TURN_SLACK_S = 120.0
@@ -67,6 +67,9 @@ class Bench:
             noise = statistics.noise(twin.name, times[twin.name], times[twin_name(twin.name)])
         self._warnings += [text for entry in found.values() if entry.score for text in entry.score["warnings"]]
         self._warnings += filter(None, map(unlike, rows))
+        if compared is not None and compared.score is not None:
+            first = next(entry for entry in rows if entry.name == compared.subject.name)
+            self._warnings += filter(None, [guessing(first, compared.score["classes"])])
         return rows, noise, self._method(plan, found), list(dict.fromkeys(self._warnings))
 
     # -- sessions -----------------------------------------------------------------------------------------------------

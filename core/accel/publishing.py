@@ -18,6 +18,7 @@ from accel.model import Target
 from accel.recipe.settings import Recipe
 from accel.report import Report
 from accel.steps import signature_from
+from accel.tasks.image_files import list_folder
 
 
 def resolved_recipe(recipe: Recipe) -> str:
@@ -54,7 +55,7 @@ def manifest_text(recipe: Recipe, report: Report, target: str, model: Mapping[st
         author=recipe.about.author or None,
         description=recipe.about.description or None,
         preprocessing=_preprocessing(recipe),
-        classes=recipe.task.classes if recipe.task else None,
+        classes=class_names(recipe),
     ).json_text()
 
 
@@ -74,12 +75,23 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
             model["main"] or "model.safetensors",
             signature_from(model["signature"]),
             snippet(recipe.task.preprocess if recipe.task else None),
-            recipe.task.classes if recipe.task else None,
+            class_names(recipe),
             settings=settings(target),
             factory=recipe.model.factory,
         )
     except UsageError:
         return ""
+
+
+def class_names(recipe: Recipe) -> tuple[str, ...] | None:
+    """``task.classes``, or the subfolders that an image folder is labelled by, in the order of the labels."""
+    if recipe.task is None or recipe.task.classes is not None:
+        return None if recipe.task is None else recipe.task.classes
+    for source in (recipe.data.validation, recipe.data.training, recipe.data.calibration):
+        if source is not None and source.folder is not None:
+            found = list_folder(recipe.folder / source.folder)
+            return tuple(found.classes) if found.classes else None
+    return None
 
 
 def _preprocessing(recipe: Recipe) -> dict[str, Any] | None:

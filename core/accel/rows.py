@@ -20,6 +20,9 @@ from accel.report import File, Latency, Precision, Row
 SAME_MODEL_DB = 50.0
 """FP32 runtimes agree with one another to 100 dB and more; a rewrite of the model seldom reaches 50."""
 
+CHANCE = 1.3
+"""Times what guessing would get: below it a model knows nothing about its classes."""
+
 Turns = list[list[list[int]]]
 """[restart][round][query] in nanoseconds."""
 
@@ -109,6 +112,17 @@ def unlike(found: Row) -> str | None:
     return (
         f"{found.name}: its outputs differ from those of {outputs.vs} (SQNR {outputs.sqnr_db or 0:.1f} dB, largest difference"
         f" {outputs.max_abs_difference:.3g}): the export or the runtime changed the model, or the two are not the same model"
+    )
+
+
+def guessing(found: Row, classes: int) -> str | None:
+    """A warning where the untouched model is no better than chance: then the labels or the preprocessing are wrong."""
+    top1 = next((metric for metric in found.metrics if metric.name == "top1"), None)
+    if found.role == "result" or top1 is None or classes < 2 or top1.value > CHANCE / classes:
+        return None
+    return (
+        f"{found.name}: top-1 of the untouched model is {100 * top1.value:.1f} % of {classes} classes, no better than guessing;"
+        " check labels, the order of the classes, and task.preprocess"
     )
 
 

@@ -126,7 +126,15 @@ class Session:
         for index, parts in enumerate(zip(*kept, strict=True)):
             files.append(str(self._folder / f"{index}.output.npy"))
             np.save(files[-1], np.concatenate(parts)[:total])  # a fixed batch is filled up with repeats at the end
-        return {"metrics": metrics, "outputs": files, "samples": total, "warnings": list(task.warnings)}
+        first = kept[0][0]
+        classes = int(first.shape[1]) if first.ndim == 2 else 0
+        return {
+            "metrics": metrics,
+            "outputs": files,
+            "samples": total,
+            "classes": classes,
+            "warnings": list(task.warnings),
+        }
 
     def _in_batches(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Outputs for any number of samples, also where the runner takes a fixed one: what is scored is what is timed."""

@@ -43,8 +43,9 @@ class Made(_Entry):
 class Manifest(_Entry):
     """``main_file`` is the one to load; ``files`` (relative paths) are all that ship beside this document.
 
-    ``preprocessing``: from an image file to the input, null where the input is taken as it is. ``metrics``: over the validation
-    split, on the runner that was measured, with the paired difference to the untouched model.
+    ``status``: ``failed`` where they were made but could not be measured. ``preprocessing``: from an image file to the input,
+    null where the input is taken as it is. ``metrics``: over the validation split, on the runner that was measured, with the
+    paired difference to the untouched model.
     """
 
     schema_version: Literal[1] = 1
@@ -57,6 +58,7 @@ class Manifest(_Entry):
     author: str | None = None
     description: str | None = None
     created: str
+    status: Literal["measured", "built", "failed"]
     backend: str
     device: str
     main_file: str
@@ -102,6 +104,7 @@ def manifest(
         author=author,
         description=description,
         created=report.created,
+        status="failed" if row.status in ("failed", "skipped") else row.status,
         backend=row.backend,
         device=row.device,
         main_file=main_file,

@@ -19,7 +19,7 @@ from accel.contracts import Backend
 from accel.errors import MissingBackend
 
 _REFERENCE = "eager"  # it comes with torch, a hard dependency: alone it deploys nothing
-_TELEMETRY = "accel sends nothing and fetches nothing; NNCF's and ONNX Runtime's own is switched off"
+_TELEMETRY = "accel sends nothing and fetches nothing; what ONNX Runtime, OpenVINO and NNCF would send is switched off"
 
 
 def run(*, json: bool, cache_folder: Path, out: Console) -> int:
