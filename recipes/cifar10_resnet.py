@@ -61,9 +61,9 @@ class CifarResNet(nn.Module):
 
 def resnet20() -> nn.Module:
     """269,722 parameters, 41 million multiply-adds."""
-    return CifarResNet(blocks=3)
+    return CifarResNet(blocks=3).eval()
 
 
 def resnet56() -> nn.Module:
     """853,018 parameters, 126 million multiply-adds."""
-    return CifarResNet(blocks=9)
+    return CifarResNet(blocks=9).eval()

@@ -48,4 +48,4 @@ class DigitsNetwork(nn.Module):
 
 def digits_network() -> nn.Module:
     """The network with random weights; the trained ones are in ``digits_network.safetensors``."""
-    return DigitsNetwork()
+    return DigitsNetwork().eval()

@@ -86,4 +86,4 @@ class EfficientNetLite0(nn.Module):
 
 def efficientnet_lite0() -> nn.Module:
     """4,652,008 parameters, 386 million multiply-adds."""
-    return EfficientNetLite0()
+    return EfficientNetLite0().eval()

@@ -1,4 +1,4 @@
-"""What flows through the pipeline: a model, its signature, and the record of what was done to it."""
+"""What flows through the pipeline: a model, its signature, and where it goes. What was done is in the report's steps."""
 
 from __future__ import annotations
 
@@ -34,16 +34,6 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one pass did, and what it left alone and why (``notes``)."""
-
-    name: str
-    settings: Mapping[str, Any]
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Origin:
     """How the untouched module is built again: ``factory(**kwargs)``, then its weights.
 
@@ -65,7 +55,6 @@ class TorchModel:
     signature: Signature
     origin: Origin | None = None
     notes: tuple[str, ...] = ()
-    history: tuple[Step, ...] = ()
 
     def noting(self, *notes: str) -> TorchModel:
         """The same model with remarks for the report: ``"layer1.0.conv1 kept: 3 channels"``."""
@@ -79,7 +68,6 @@ class OnnxModel:
     path: Path
     signature: Signature
     notes: tuple[str, ...] = ()
-    history: tuple[Step, ...] = ()
 
     def noting(self, *notes: str) -> OnnxModel:
         """The same model with remarks for the report."""

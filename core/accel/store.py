@@ -1,12 +1,12 @@
 """The content-addressed store: what a step made, under the digest of everything that decided it.
 
-    <folder>/CACHEDIR.TAG
-    <folder>/steps/<key>/entry.json      written last: its presence is the commit
-    <folder>/steps/<key>/files/...
-    <folder>/work/<key>/                 a step in progress; wiped by the next claim of the same key
-    <folder>/scratch/<key>/              survives a kill, gone at commit
-    <folder>/locks/<key>.lock            held while a step is computed: two runs never compute the same one
-    <folder>/runs/<id>/                  what a run needs only while it lives
+    CACHEDIR.TAG
+    steps/<key>/entry.json      written last: its presence is the commit
+    steps/<key>/files/...
+    work/<key>/                 a step in progress; wiped by the next claim of the same key
+    scratch/<key>/              survives a kill, gone at commit
+    locks/<key>.lock            held while a step is computed: two runs never compute the same one
+    runs/<id>/                  what a run needs only while it lives
 
 Files are copied in and out, never linked: onnx refuses external data behind a link. An entry that does not verify is evicted.
 """

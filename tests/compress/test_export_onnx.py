@@ -67,7 +67,7 @@ def test_the_batch_may_vary(float_model: OnnxModel, torch_model: TorchModel) -> 
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_signature_and_history_are_the_models(float_model: OnnxModel, torch_model: TorchModel) -> None:
+def test_signature_is_the_models(float_model: OnnxModel, torch_model: TorchModel) -> None:
     assert float_model.signature == torch_model.signature
     onnx.checker.check_model(str(float_model.path), full_check=True)
 

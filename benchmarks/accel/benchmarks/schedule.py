@@ -60,11 +60,6 @@ class Schedule:
             for row in self.order(restart, round_):
                 yield Turn(restart, round_, row)
 
-    @property
-    def least_s(self) -> float:
-        """Seconds that the turns take at least, without start-up, discarded calls and ``turn_queries``."""
-        return self.turn_s * self.rounds * self.restarts * len(self.rows)
-
 
 def schedule(
     rows: Sequence[str],

@@ -64,7 +64,7 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
     notes = (*converted, *remarks(quantized, ignored, "nncf"), *samples.notes)
     path = job.folder / "model.onnx"
     write(quantized, path)
-    return OnnxModel(path=path, signature=model.signature, history=model.history).noting(*notes)
+    return OnnxModel(path=path, signature=model.signature).noting(*notes)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

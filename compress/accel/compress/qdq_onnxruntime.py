@@ -65,7 +65,7 @@ def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: Ignore
     notes = (*converted, *remarks(quantized, ignored, "onnxruntime"), *samples.notes)
     path = job.folder / "model.onnx"
     write(quantized, path)
-    return OnnxModel(path=path, signature=model.signature, history=model.history).noting(*notes)
+    return OnnxModel(path=path, signature=model.signature).noting(*notes)
 
 
 def _types(profile: QuantizationProfile) -> list[str]:

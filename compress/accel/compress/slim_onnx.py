@@ -45,10 +45,10 @@ def simplify(model: OnnxModel, job: Job) -> OnnxModel:
     if _content(before) == _content(after):
         for file in onnx_file.files(model.path):
             shutil.copyfile(file, job.folder / (path.name if file == model.path else file.name))
-        return OnnxModel(path=path, signature=model.signature, history=model.history).noting("simplify changed nothing")
+        return OnnxModel(path=path, signature=model.signature).noting("simplify changed nothing")
     write(after, path)
     _require_same(model, job, path)
-    return OnnxModel(path=path, signature=model.signature, history=model.history).noting(_difference(before, after))
+    return OnnxModel(path=path, signature=model.signature).noting(_difference(before, after))
 
 
 def _restore_(after: onnx.ModelProto, before: onnx.ModelProto) -> None:

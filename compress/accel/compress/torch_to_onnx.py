@@ -39,7 +39,7 @@ def export(model: TorchModel, job: Job, *, opset: int, rtol: float, atol: float)
     notes = ["the module was in training mode; exported in evaluation mode"] if was_training else []
     outputs = onnx_file.signature(proto).outputs
     signature = Signature(model.signature.inputs, outputs)
-    return OnnxModel(path=path, signature=signature, history=model.history).noting(*notes)
+    return OnnxModel(path=path, signature=signature).noting(*notes)
 
 
 def _converted(model: TorchModel, job: Job, opset: int) -> onnx.ModelProto:
