@@ -19,7 +19,10 @@ _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
 class Eager:
-    """The backend ``eager``. It has no options, and takes any batch size whatever the target says: nothing is compiled."""
+    """PyTorch as it is: the reference that every other row is compared with.
+
+    It has no options, and takes any batch size whatever the target says: nothing is compiled.
+    """
 
     name: ClassVar[str] = "eager"
     distribution: ClassVar[str] = "torch"

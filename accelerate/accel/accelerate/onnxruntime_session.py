@@ -43,8 +43,11 @@ _TELLS_NODES = "get_provider_graph_assignment_info"
 
 
 class OnnxRuntime:
-    """The backend ``onnxruntime``. Options: ``execution_providers``, ``graph_optimization_level`` (``disable``, ``basic``,
-    ``extended``, ``all``), ``allow_fallback``."""
+    """ONNX Runtime, on the CPU or, with a build that has the CUDA provider, on the GPU.
+
+    Options: ``execution_providers``, ``graph_optimization_level`` (``disable``, ``basic``,
+    ``extended``, ``all``), ``allow_fallback``.
+    """
 
     name: ClassVar[str] = "onnxruntime"
     distribution: ClassVar[str] = "onnxruntime"

@@ -32,8 +32,11 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVino:
-    """The backend ``openvino``. Options: ``format`` (``onnx``, ``ir``), ``performance_hint`` (``latency``, ``throughput``),
-    ``num_streams``."""
+    """OpenVINO on Intel CPUs, GPUs and NPUs, and on other x86 and Arm CPUs.
+
+    Options: ``format`` (``onnx``, ``ir``), ``performance_hint`` (``latency``, ``throughput``),
+    ``num_streams``.
+    """
 
     name: ClassVar[str] = "openvino"
     distribution: ClassVar[str] = "openvino"

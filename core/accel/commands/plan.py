@@ -48,6 +48,7 @@ class PlannedTarget:
     optional: bool
     missing: str | None
     profile: dict[str, Any]
+    format: str
     steps: list[PlannedStep] = field(default_factory=list)
 
 
@@ -86,7 +87,9 @@ def run(
         for number, step in enumerate(target.steps, 1):
             say(f"  {number}. {step.name:32} {step.state}")
         dialect = target.profile
-        say(f"  gets INT8 only from quantize: {dialect['activation']} activations, {dialect['weight_granularity']} weights")
+        files = "model.xml and model.bin" if target.format == "ir" else "model.onnx"
+        say(f"  ships {files}, measured beside the untouched model; a quantize pass writes {dialect['activation']} activations")
+        say(f"  and {dialect['weight_granularity'].replace('_', '-')} weights for it")
     return 0
 
 
@@ -109,6 +112,7 @@ def planned(recipe: Recipe, target: Target, store: Store, policy: ImportPolicy) 
         target.optional,
         backend.unavailable(target.device),
         asdict(backend.quantization),
+        str(target.options.get("format", "onnx")),
         steps,
     )
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ImageClassification:
-    """Satisfies ``accel.contracts.Task``.
+    """One image in, one class out: data from six kinds of sources, top-1, top-5 and metrics of your own.
 
     ``inputs``: the model's signature, where known: gives the input's name (else ``"input"``) and what samples must fit.
     ``hold_selection``: hold half of calibration back as ``selection`` where nothing else is there for it. Paths in ``data`` and
