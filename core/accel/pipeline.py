@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from accel.recipe.settings import Recipe
 from accel.report import DataUse, Report, Row, StepRecord
 from accel.report import read as read_report
 from accel.rows import Subject, built
-from accel.store import Store
+from accel.store import Store, digest_of
 from accel.worker import Worker
 
 _MEASURED = "measured in the run of"
@@ -123,8 +122,6 @@ class _Run:
                 self._call("sample", batch_size=self.recipe.benchmark.batch_sizes[0], file=str(sample))
         finally:
             self._close_builder()
-        for result in self.built.values():
-            self.store.find(result["key"])  # held: nobody may clear it away before it is measured and copied
         rows = [] if benchmark else [Row(**built(subject)) for subject in subjects]
         noise, method = None, dict[str, Any]()
         if benchmark:
@@ -141,7 +138,6 @@ class _Run:
         targets = {target.name: target for target in self.recipe.targets_resolved()}
         rows += [_absent_row(targets[name], "skipped", reason) for name, reason in skipped.items()]
         rows += [_absent_row(targets[name], "failed", reason) for name, reason in failed.items()]
-        document = resolved_recipe(self.recipe)
         deployed = {
             target.name: deployment(self.recipe, target, self.built[target.name])
             for target in self.recipe.targets_resolved()
@@ -152,7 +148,7 @@ class _Run:
             name=self.recipe.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seed=self.recipe.seed,
-            recipe_sha256=sha256(document.encode()).hexdigest(),
+            recipe_sha256=digest_of(self.recipe.document()),
             verdict=verdict(rows, noise),
             environment=machine,
             data=[DataUse(**split) for split in data["splits"]],
@@ -229,6 +225,8 @@ class _Run:
         for step in (*result["steps"], *(baseline["steps"] if baseline else ())):
             self.steps.setdefault((step["target"], step["key"]), StepRecord(**step))
         self.built[target.name] = result
+        for made in filter(None, (result, baseline)):
+            self.store.find(made["key"])  # held: nobody may clear it away before it is measured and copied
         target = replace(target, batch=self.recipe.benchmark.batch_sizes[0])
         subjects = [Subject(target.name, "result", target.name, target, _described(result), Path(result["folder"]))]
         if baseline:
@@ -295,7 +293,7 @@ def _recipe_of(file: Path) -> str | None:
 
 
 def keeping_measurements(report: Report, final: Path) -> Report:
-    """``report``, with the measurements of the one in ``final`` where that one measured these very files.
+    """``report``, with the measurements of the one in ``final`` where it measured these files by this recipe on this data.
 
     A run without measuring does not throw away what an earlier one measured.
     """
@@ -307,11 +305,12 @@ def keeping_measurements(report: Report, final: Path) -> Report:
     def files(found: Report) -> list[tuple[str, list[str]]]:
         return [(row.name, [file.sha256 for file in row.files]) for row in found.rows]
 
-    if files(before) != files(report) or any(row.status != "measured" for row in before.rows):
+    same = (files(before), before.recipe_sha256, before.data) == (files(report), report.recipe_sha256, report.data)
+    if not same or any(row.status != "measured" for row in before.rows):
         return report
     said = next((note for note in before.notes if note.startswith(_MEASURED)), None)
     note = said or f"{_MEASURED} {before.created}; this one built the same files and measured nothing"
-    kept = {name: getattr(before, name) for name in ("rows", "verdict", "environment", "data", "noise", "method")}
+    kept = {name: getattr(before, name) for name in ("rows", "verdict", "environment", "noise", "method")}
     return report.model_copy(update={**kept, "notes": [*report.notes, note]})
 
 

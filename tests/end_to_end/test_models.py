@@ -153,6 +153,9 @@ def test_a_run_without_measuring_keeps_what_was_measured(measured: Project, type
         assert report["rows"] == before["rows"]
         said = [note for note in report["notes"] if note.startswith("measured in the run of")]
         assert said == [f"measured in the run of {before['created']}; this one built the same files and measured nothing"]
+    other = ("optimize", "recipe.yaml", "--no-benchmark", "--json", "--output", "kept", "data.validation.skip=40")
+    rows = json.loads(measured.accel(*other).stdout)["rows"]
+    assert [row["status"] for row in rows] == ["built"] * 5, "what was measured on other data is not kept"
 
 
 def test_class_names_come_from_the_folders(project: Project, typed: Typed) -> None:
