@@ -5,27 +5,28 @@ Nothing heavy is imported until a step has to run: a run whose steps are all sto
 
 from __future__ import annotations
 
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel import catalog, onnx_file
 from accel.atomic import require_room
-from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
+from accel.contracts import Backend, Job, Need, NumberFormat, Pass, RecipeTask, Split
 from accel.data_use import require_classes, require_metrics, source_of
 from accel.errors import AccelError, DataFault, MissingBackend, PassFault, UsageError, WorkFault
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, TorchModel
 from accel.origin import torch_origin
-from accel.rebuilding import make_task, noise, state_digest, untouched_module
+from accel.probe import TargetProbe
+from accel.rebuilding import Sample, axis_sizes, make_task, noise, state_digest, taught_by, teacher_digest, untouched_module
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
+from accel.stages import Stage, added, describe, execute, keep, read, require_sound, stored, unchanged
 from accel.steps import (
     SPLITS,
     declared_inputs,
@@ -44,13 +45,7 @@ from accel.worker import Emit
 if TYPE_CHECKING:
     from accel.contracts import Array
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A model on its way, by digest; ``load`` makes it only when a step really needs it."""
-
-    digest: str
-    load: Callable[[], Model]
+T = TypeVar("T")
 
 
 def open_builder(emit: Emit, document: Mapping[str, Any], path: str, store: str, allowed: Sequence[str]) -> Builder:
@@ -175,50 +170,53 @@ class Builder:
         label: str,
         allow_noop: bool = False,
     ) -> Stage:
-        needs: frozenset[Need] = a_pass.needs
-        backend: Backend = catalog.backend(target.backend)
-        profile = backend.quantization if "profile" in needs else None
+        needs = a_pass.needs
+        profile = catalog.backend(target.backend).quantization if "profile" in needs else None
         seen_target = target if "target" in needs else None
+        probed = self._probed(a_pass, target)
         name = step_key(
             key,
             a_pass,
             source=stage.digest,
             data=self._data_digests(needs),
             profile=profile,
-            target=seen_target,
+            target=seen_target or (probed and probed[0]),
             seed=self._recipe.seed,
+            teacher=teacher_digest(self._recipe, self._policy, a_pass, lambda: self._untouched.digest),
+            precision=probed and probed[1],
         )
         record: dict[str, Any] = {"target": target.name, "name": key, "settings": settings_of(a_pass), "key": name}
 
         def run(claim: Claim) -> dict[str, Any]:
             started = time.perf_counter()
+            given = stage.load()
             job = Job(
                 folder=claim.folder,
                 scratch=claim.scratch,
                 task=self._task,
                 seed=self._recipe.seed,
-                progress=lambda done, total, what: self._emit({"done": done, "total": total, "what": what}),
+                progress=self._progress,
                 profile=profile,
                 target=seen_target,
                 execute=self._execute,
+                teacher=taught_by(self._recipe, self._policy, a_pass, self._untouched.load),
+                probe=probed and self._probe(*probed),
+                memo=self._memo,
             )
-            given = stage.load()
             result = self._guarded(key, lambda: a_pass(given, job))
-            if not isinstance(result, OnnxModel):
-                raise PassFault(f"{key}: gave a {type(result).__name__}; only steps that end in an ONNX file can be stored")
-            result = _inside(result, claim.folder)
-            self._require_sound(key, result)
+            meta = self._guarded(key, lambda: keep(result, claim.folder, self._policy))
+            back = read(claim.folder, meta, self._policy, self._recipe.seed)
+            self._require_sound(key, result, back)
             return {
                 "name": key,
-                "main": result.path.relative_to(claim.folder).as_posix(),
-                "signature": signature_record(result.signature),
-                "notes": list(result.notes),
+                **meta,
+                "notes": added(given, result),
                 # With the step, so that they are said again where it is stored: of the model, and of the data it has read.
                 "warnings": [
                     *(given.notes if isinstance(given, TorchModel) else ()),
                     *(self._task.warnings if self._task is not None and set(SPLITS) & needs else ()),
                 ],
-                "unchanged": isinstance(given, OnnxModel) and onnx_file.digest(given.path) == onnx_file.digest(result.path),
+                "unchanged": unchanged(given, back),
                 "seconds": time.perf_counter() - started,
             }
 
@@ -228,16 +226,50 @@ class Builder:
         if entry.meta["unchanged"] and not allow_noop:
             raise PassFault(f"{key}: changed nothing; remove the pass, or set allow_noop: true on it")
         steps.append({**record, "seconds": entry.meta["seconds"], "cached": cached, "notes": list(entry.meta["notes"])})
-        return Stage(entry.digest, lambda: _onnx_model(entry))
+        return stored(entry, self._policy, self._recipe.seed)
 
-    def _require_sound(self, key: str, result: OnnxModel) -> None:
-        """Finite weights and finite outputs."""
-        onnx_file.require_finite(result.path)
-        fixed = [spec.shape[0] for spec in result.signature.inputs if spec.shape and isinstance(spec.shape[0], int)]
-        inputs = self._batch(("calibration", "validation"), fixed[0] if fixed else 2)
-        outputs = self._execute(result.path, inputs)
-        for spec, output in zip(result.signature.outputs, outputs, strict=True):
-            require_finite_output(f"{key}: output {spec.name}", output)
+    def _require_sound(self, key: str, result: Model, back: Model) -> None:
+        fixed = [spec.shape[0] for spec in back.signature.inputs if spec.shape and isinstance(spec.shape[0], int)]
+        inputs = self._batch(("calibration", "training", "validation"), fixed[0] if fixed else 2)
+        require_sound(key, result, back, inputs, lambda model, given: execute(model, given, self._store.folder / "runs"))
+
+    def _probed(self, a_pass: Pass, target: Target) -> tuple[Target, NumberFormat] | None:
+        """On which target and in which number format a pass tries candidates out; None for one that does not."""
+        if "probe" not in a_pass.needs:
+            return None
+        name = getattr(a_pass, "probe_target", None)
+        if name is not None and name not in self._targets:
+            raise UsageError(f"there is no target {name!r} to measure on; the targets are {', '.join(self._targets)}")
+        chosen = self._targets[name] if name is not None else target
+        quantizes = any(entry.type == "quantize" for entry in self._recipe.passes)
+        return replace(chosen, batch=self._recipe.benchmark.batch_sizes[0]), "int8" if quantizes else "fp32"
+
+    def _probe(self, target: Target, precision: NumberFormat) -> TargetProbe:
+        size = self._recipe.benchmark.batch_sizes[0]
+        specs = self._untouched.load().signature.inputs
+        sizes = axis_sizes(specs, self._batch(("calibration", "training", "validation"), size))
+        return TargetProbe(
+            target,
+            folder=self._store.folder / "runs",
+            sample=Sample(None, size, self._recipe.seed, sizes),
+            precision=precision,
+            task=self._task,
+            seed=self._recipe.seed,
+            lock=self._store.folder / "locks" / "timing.lock",
+            progress=self._progress,
+        )
+
+    def _progress(self, done: int, total: int, what: str) -> None:
+        self._emit({"done": done, "total": total, "what": what})
+
+    def _memo(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """What ``compute`` gave for an equal ``key`` in this run or an earlier one."""
+        name = digest_of({"store": STORE_VERSION, "memo": dict(key)})
+        entry = self._store.find(name)
+        if entry is None:
+            with self._store.claim(name, waiting=self._wait) as claim:
+                entry = self._store.find(name) or claim.commit({"name": str(key.get("what", "a table")), "value": compute()})
+        return entry.meta["value"]
 
     def _deployed(self, target: Target, stage: Stage, steps: list[dict[str, Any]]) -> dict[str, Any]:
         backend: Backend = catalog.backend(target.backend)
@@ -247,6 +279,8 @@ class Builder:
         def run(claim: Claim) -> dict[str, Any]:
             model = stage.load()
             shipped = self._guarded(f"deploy to {target.backend}", lambda: backend.deploy(model, target, claim.folder))
+            if isinstance(shipped, TorchModel):
+                describe(shipped, claim.folder, self._policy)
             main = shipped.path.relative_to(claim.folder).as_posix() if isinstance(shipped, OnnxModel) else None
             said = {"name": f"files for {target.backend}", "notes": list(shipped.notes)}
             return {**said, "main": main, "signature": signature_record(shipped.signature)}
@@ -278,7 +312,7 @@ class Builder:
                 return entry, True
             return claim.commit(make(claim)), False
 
-    def _guarded(self, what: str, work: Callable[[], Model]) -> Model:
+    def _guarded(self, what: str, work: Callable[[], T]) -> T:
         """Library exceptions of a pass become PassFault; ours, memory and interrupts pass through."""
         try:
             return work()
@@ -321,16 +355,7 @@ class Builder:
         return noise(self._untouched.load().signature.inputs, size, self._recipe.seed)
 
     def _execute(self, path: Path, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """Run an ONNX file once, on the first runtime that is here; onnx's own reference implementation otherwise."""
-        model = onnx_file.read(path)
-        for name in ("onnxruntime", "openvino"):
-            backend: Backend = catalog.backend(name)
-            if backend.unavailable() is None:
-                with backend.compile(model, Target("check", name), self._store.folder / "runs") as runner:
-                    return list(runner(inputs))
-        from onnx.reference import ReferenceEvaluator
-
-        return list(ReferenceEvaluator(str(path)).run(None, dict(inputs)))
+        return execute(onnx_file.read(path), inputs, self._store.folder / "runs")
 
     def _missing(self, target: Target) -> str | None:
         reason: str | None = catalog.backend(target.backend).unavailable(target.device)
@@ -349,35 +374,6 @@ class Builder:
     def _warn(self, text: str) -> None:
         """At once, so that nothing is lost with a builder that dies later."""
         self._emit({"warning": text})
-
-
-def require_finite_output(what: str, output: Array) -> None:
-    """Raise PassFault if an output has NaN or infinite values."""
-    import numpy as np
-
-    if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
-        raise PassFault(
-            f"{what} is not finite ({int((~np.isfinite(output)).sum())} of {output.size} values); check the weights"
-        )
-
-
-def _inside(model: OnnxModel, folder: Path) -> OnnxModel:
-    """The model with its files in ``folder``: a pass may give back what it was given."""
-    if model.path.is_relative_to(folder):
-        return model
-    for path in onnx_file.files(model.path):
-        place = folder / path.relative_to(model.path.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
-    return replace(model, path=folder / model.path.name)
-
-
-def _onnx_model(entry: Entry) -> OnnxModel:
-    return OnnxModel(
-        path=entry.folder / entry.meta["main"],
-        signature=signature_from(entry.meta["signature"]),
-        notes=(),
-    )
 
 
 def _plain(target: Target) -> Target:

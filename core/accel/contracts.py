@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from accel.model import Model, Signature, Target
+    from accel.model import Model, Signature, Target, TorchModel
 
     Array = NDArray[np.generic]
 
-Need = Literal["training", "calibration", "selection", "profile", "target"]
+Need = Literal["training", "calibration", "selection", "profile", "target", "teacher", "probe"]
 Split = Literal["training", "calibration", "selection", "validation"]
 
 
@@ -88,13 +88,41 @@ class QuantizationProfile:
     engine: Literal["onnxruntime", "nncf"] = field(compare=False)
 
 
+NumberFormat = Literal["fp32", "int8"]
+
+
+class Probe(Protocol):
+    """Trial compilations on a target, for a pass that chooses by measurement. Results vary with the machine."""
+
+    precision: NumberFormat
+    """What is timed where nothing else is asked: INT8 where a later pass quantizes."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a timing depends on besides the model: target, batch, threads, library versions, processor. JSON-ready."""
+        ...
+
+    def latencies_ms(self, models: Sequence[Model], precision: NumberFormat | None = None) -> list[float]:
+        """Median latency of each model, all timed in turn in one child process, batch and threads as the recipe's benchmark.
+
+        A TorchModel is exported first; ``int8`` quantizes with a handful of samples, for timing only.
+        """
+        ...
+
+
+def only_compute(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    """A memo that remembers nothing."""
+    return compute()
+
+
 @dataclass(frozen=True)
 class Job:
     """What a pass may use besides the model.
 
     ``folder``: where the pass writes its output. ``scratch``: survives a kill, gone when the step is committed.
-    ``profile`` and ``target`` are None unless the pass ``needs`` them. ``execute(path, inputs)`` runs an ONNX file once on
-    whatever is here to run it, for checks of equality (not for timing).
+    ``profile``, ``target``, ``teacher`` and ``probe`` are None unless the pass ``needs`` them. ``execute(path, inputs)`` runs
+    an ONNX file once on whatever is here to run it, for checks of equality (not for timing). ``memo(key, compute)`` gives what
+    was computed before for an equal ``key``, else computes and keeps it; keys and results are JSON-ready.
     """
 
     folder: Path
@@ -105,6 +133,9 @@ class Job:
     profile: QuantizationProfile | None = None
     target: Target | None = None
     execute: Callable[[Path, Mapping[str, Array]], Sequence[Array]] | None = None
+    teacher: TorchModel | None = None
+    probe: Probe | None = None
+    memo: Callable[[Mapping[str, Any], Callable[[], Any]], Any] = only_compute
 
     @classmethod
     def local(cls, folder: Path, task: Task | None = None, **settings: Any) -> Job:
@@ -118,10 +149,14 @@ class Pass(Protocol):
     """A frozen pydantic dataclass: its fields are its settings. ``__call__`` never changes the model it is given.
 
     ``version`` changes when the same settings would give another result. ``libraries`` names the distributions whose
-    versions decide the result too. The annotations of ``__call__`` say which models it takes and gives.
+    versions decide the result too. The annotations of ``__call__`` say which models it takes and gives. ``needs`` may follow
+    from the settings. A pass that needs ``teacher`` says which in a field ``teacher``: ``"baseline"`` (the model before the
+    first pass) or a ``ModelSource``. One that needs ``probe`` may name its target in ``probe_target``, else it is each target.
     """
 
-    needs: ClassVar[frozenset[Need]]
+    @property
+    def needs(self) -> frozenset[Need]: ...
+
     version: ClassVar[int]
     libraries: ClassVar[tuple[str, ...]]
 

@@ -1,4 +1,4 @@
-"""What flows through the pipeline: a model, its signature, and where it goes. What was done is in the report's steps."""
+"""What flows through the pipeline: a model, its signature, what was done to its structure, and where it goes."""
 
 from __future__ import annotations
 
@@ -47,6 +47,49 @@ class Origin:
     digest: str
 
 
+@dataclass(frozen=True)
+class KeepChannels:
+    """Channels that stay, in ascending order of their old indices, for each tensor dimension that shrank.
+
+    ``kept``: parameter or buffer name to dimension to indices: ``{"layer1.0.conv1.weight": {0: (0, 2, 5)}}``.
+    ``attributes``: integer attributes that follow, by module path: ``{"layer1.0.conv1": {"out_channels": 3}}``.
+    """
+
+    kept: Mapping[str, Mapping[int, tuple[int, ...]]]
+    attributes: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class RemoveBlock:
+    """The module at ``path`` became an ``nn.Identity``."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The zeros in these parameters are a mask: training and export keep them. ``pattern``: ``unstructured`` or ``2:4``."""
+
+    pattern: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QuantizeAware:
+    """The module was prepared for quantization-aware training in the dialect ``profile``, by these versions."""
+
+    profile: Mapping[str, Any]
+    torch: str
+    torchao: str
+
+
+Edit = KeepChannels | RemoveBlock | Masks | QuantizeAware
+"""What was done to a module's structure: JSON-able, and replayed in order on what the factory builds."""
+
+EDITS = "accel_edits"
+"""The attribute of a module that holds its edits: they travel with the module, through copies and training code alike."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TorchModel:
     """A module in evaluation mode. ``origin`` is None for a module made in Python, which then cannot be saved."""
@@ -55,6 +98,11 @@ class TorchModel:
     signature: Signature
     origin: Origin | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What was done to the structure of ``module`` since its factory built it, in order."""
+        return getattr(self.module, EDITS, ())
 
     def noting(self, *notes: str) -> TorchModel:
         """The same model with remarks for the report: ``"layer1.0.conv1 kept: 3 channels"``."""

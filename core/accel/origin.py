@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from accel.contracts import Array
 
-_TORCHVISION = "torchvision.models:"
+TORCHVISION = "torchvision.models:"
+"""How the origin of a torchvision model begins."""
 
 
 def torch_origin(
@@ -50,7 +51,7 @@ def torch_origin(
     if torchvision is not None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", torchvision):
             raise UsageError(f"model.torchvision: {torchvision!r} is not the name of a model, such as resnet18")
-        reference, code = _TORCHVISION + torchvision, "torchvision " + _version("torchvision")
+        reference, code = TORCHVISION + torchvision, "torchvision " + _version("torchvision")
     else:
         reference = str(factory)
         imports.check(reference, policy)
@@ -119,7 +120,7 @@ def _make(origin: Origin, policy: ImportPolicy, seed: int) -> nn.Module:
     import torch
 
     what = _short(origin)
-    if origin.factory.startswith(_TORCHVISION):
+    if origin.factory.startswith(TORCHVISION):
         factory, kwargs = _torchvision_builder(origin)
     else:
         factory, kwargs = imports.load(origin.factory, policy), dict(origin.kwargs)
@@ -147,7 +148,7 @@ def _torchvision_builder(origin: Origin) -> tuple[Callable[..., Any], dict[str, 
     from accel.torchvision_guard import import_torchvision
 
     models = import_torchvision().models
-    name = origin.factory.removeprefix(_TORCHVISION)
+    name = origin.factory.removeprefix(TORCHVISION)
     try:
         builder: Callable[..., Any] = models.get_model_builder(name)
     except ValueError:

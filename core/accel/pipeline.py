@@ -238,11 +238,10 @@ class _Run:
 
 
 def _described(built: Mapping[str, Any]) -> dict[str, Any]:
-    """The model as a session takes it: its main file inside the store."""
+    """The model as a session takes it: its main file inside the store, or the folder of a saved module."""
     model = dict(built["model"])
-    if model["main"] is not None:
-        model["path"] = str(Path(built["folder"]) / model.pop("main"))
-    return model
+    main = model.pop("main")
+    return {**model, "folder": built["folder"]} if main is None else {**model, "path": str(Path(built["folder"]) / main)}
 
 
 def _absent_row(target: Target, status: str, reason: str) -> Row:

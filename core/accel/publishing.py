@@ -64,8 +64,8 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
     from accel.tasks.preprocess import snippet
 
     model = built["model"]
-    if target.backend == "eager" and recipe.model.kwargs:
-        return ""  # the script would have to repeat the factory's arguments, which need not be writable as source
+    if target.backend == "eager" and (recipe.model.kwargs or recipe.passes):
+        return ""  # the script would have to repeat the factory's arguments or the edits, which need not be writable as source
     settings = getattr(catalog.backend(target.backend), "runtime_settings", None)
     if settings is None:
         return ""  # a backend of another distribution, which no script is known for either

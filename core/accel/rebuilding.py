@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from accel import catalog, onnx_file
-from accel.contracts import RecipeTask
+from accel.contracts import Pass, RecipeTask
 from accel.errors import UsageError
 from accel.imports import ImportPolicy
-from accel.model import Signature, TensorSpec, TorchModel
+from accel.model import Model, Origin, Signature, TensorSpec, TorchModel
+from accel.model_source import ModelSource
 from accel.origin import torch_model, torch_origin
 from accel.recipe.settings import Recipe
 from accel.steps import SPLITS, declared_inputs, selects
@@ -58,6 +59,40 @@ def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
     return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
 
 
+def teacher_digest(recipe: Recipe, policy: ImportPolicy, a_pass: Pass, baseline: Callable[[], str | None]) -> str | None:
+    """What identifies the model that a pass learns from; None for a pass without one, or where ``baseline`` gives None.
+
+    Reads bytes and imports nothing.
+    """
+    if "teacher" not in a_pass.needs:
+        return None
+    chosen = a_pass.teacher  # type: ignore[attr-defined]
+    return baseline() if chosen == "baseline" else _teacher_origin(recipe, policy, chosen).digest
+
+
+def taught_by(recipe: Recipe, policy: ImportPolicy, a_pass: Pass, baseline: Callable[[], Model]) -> TorchModel | None:
+    """The model that a pass learns from, built here; ``baseline`` gives the one before the first pass."""
+    if "teacher" not in a_pass.needs:
+        return None
+    chosen = a_pass.teacher  # type: ignore[attr-defined]
+    if chosen != "baseline":
+        return torch_model(_teacher_origin(recipe, policy, chosen), declared_inputs(recipe), policy, recipe.seed)
+    found = baseline()
+    if not isinstance(found, TorchModel):
+        raise UsageError("teacher: baseline is an ONNX file here, and only a torch model can teach; name one by its factory")
+    return found
+
+
+def _teacher_origin(recipe: Recipe, policy: ImportPolicy, source: ModelSource) -> Origin:
+    return torch_origin(
+        factory=source.factory,
+        torchvision=source.torchvision,
+        kwargs=source.kwargs or {},
+        weights=recipe.folder / source.weights if source.weights else None,
+        policy=policy,
+    )
+
+
 def state_digest(model: TorchModel) -> str:
     """sha256 over names, types, shapes and bytes of all parameters and buffers."""
     import torch
@@ -90,6 +125,16 @@ class Sample:
             return noise(specs, self.size, self.seed, self.sizes)
         with np.load(self.file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
+
+
+def axis_sizes(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> dict[str, int]:
+    """What ``inputs`` show of the axes that may vary, besides the batch."""
+    return {
+        axis: inputs[spec.name].shape[index]
+        for spec in specs
+        for index, axis in enumerate(spec.shape)
+        if index and isinstance(axis, str)
+    }
 
 
 def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str, int] | None = None) -> dict[str, Array]:

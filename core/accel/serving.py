@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel import catalog
+from accel import catalog, stages
 from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Runner
@@ -39,7 +39,7 @@ def open_session(
     """Entry point of the child process; arguments are JSON.
 
     ``model``: ``{"kind": "onnx", "path": ..., "signature": ...}`` (without a signature: the file's own) or
-    ``{"kind": "torch"}`` for the recipe's untouched module.
+    ``{"kind": "torch"}`` for the recipe's untouched module, with a ``folder`` for the one that was saved there.
     ``folder``: for what the session writes; ``sample``: the fields of a Sample.
     """
     recipe = None if document is None else from_document(document, path=Path(path))
@@ -175,4 +175,6 @@ class Session:
         if self._recipe is None:
             raise RuntimeError("a torch model needs its recipe")
         self._emit({"doing": "building the torch model"})
+        if "folder" in self._described:
+            return stages.read(Path(self._described["folder"]), self._described, self._policy, self._recipe.seed)
         return untouched_module(self._recipe, self._policy)

@@ -16,7 +16,13 @@ from accel.model import Signature, Target, TensorSpec
 from accel.recipe.settings import Recipe
 from accel.store import STORE_VERSION, digest_of
 
-_EXTRAS: Mapping[str, str] = {"onnxruntime": "onnxruntime", "nncf": "openvino", "openvino": "openvino"}
+_EXTRAS: Mapping[str, str] = {
+    "onnxruntime": "onnxruntime",
+    "nncf": "openvino",
+    "openvino": "openvino",
+    "torch-pruning": "prune",
+    "torchao": "qat",
+}
 
 
 SPLITS: tuple[Split, ...] = ("training", "calibration", "selection", "validation")
@@ -74,8 +80,13 @@ def step_key(
     profile: QuantizationProfile | None,
     target: Target | None,
     seed: int,
+    teacher: str | None = None,
+    precision: str | None = None,
 ) -> str:
-    """The key of one step. ``source``: digest of the model that goes in; ``data``: split to digest, for the splits it needs."""
+    """The key of one step. ``source``: digest of the model that goes in; ``data``: split to digest, for the splits it needs.
+
+    ``teacher``: digest of the model it learns from; ``precision``: what it times its candidates in, on ``target``.
+    """
     return digest_of(
         {
             "store": STORE_VERSION,
@@ -87,6 +98,8 @@ def step_key(
             "profile": None if profile is None else _dialect(profile),
             "target": None if target is None else asdict(target),
             "seed": seed,
+            "teacher": teacher,
+            "precision": precision,
             "libraries": library_versions(a_pass.libraries, asked_by=catalogue_key),
         }
     )

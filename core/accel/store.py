@@ -27,7 +27,7 @@ from typing import Any
 
 from accel.atomic import exclusive, sha256_file, storage_faults, sync_tree, try_exclusive, write
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache made by accel; it may be deleted at any time.\n"
 
 

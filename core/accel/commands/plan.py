@@ -16,6 +16,7 @@ from accel.errors import MissingBackend
 from accel.imports import ImportPolicy, configured_imports
 from accel.model import Target
 from accel.origin import torch_origin
+from accel.rebuilding import teacher_digest
 from accel.recipe.checks import require_allowed
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
@@ -99,7 +100,7 @@ def planned(recipe: Recipe, target: Target, store: Store, policy: ImportPolicy) 
     steps: list[PlannedStep] = []
     source = _source(recipe, policy)
     for key, a_pass in recipe.passes_for(target):
-        name = _key(recipe, key, a_pass, source, backend, target)
+        name = _key(recipe, policy, key, a_pass, source, backend, target)
         entry = None if name is None else store.find(name, evict=False)
         state = _UNKNOWN if name is None else "cached" if entry else "to run"
         steps.append(PlannedStep(key, settings_of(a_pass), state, name))
@@ -133,7 +134,9 @@ def _source(recipe: Recipe, policy: ImportPolicy) -> str | None:
     return source_digest(origin.digest, declared_inputs(recipe), recipe.seed)
 
 
-def _key(recipe: Recipe, key: str, a_pass: Pass, source: str | None, backend: Backend, target: Target) -> str | None:
+def _key(
+    recipe: Recipe, policy: ImportPolicy, key: str, a_pass: Pass, source: str | None, backend: Backend, target: Target
+) -> str | None:
     """The step's key, or None where something that is only known at run time decides it."""
     if source is None:
         return None
@@ -144,6 +147,11 @@ def _key(recipe: Recipe, key: str, a_pass: Pass, source: str | None, backend: Ba
             if digest is None:
                 return None
             data[split] = digest
+    if "probe" in a_pass.needs:
+        return None  # which depends on the whole recipe, and is asked only of a run
+    teacher = teacher_digest(recipe, policy, a_pass, lambda: _source(recipe, policy))
+    if teacher is None and "teacher" in a_pass.needs:
+        return None
     try:
         return step_key(
             key,
@@ -153,6 +161,7 @@ def _key(recipe: Recipe, key: str, a_pass: Pass, source: str | None, backend: Ba
             profile=backend.quantization if "profile" in a_pass.needs else None,
             target=target if "target" in a_pass.needs else None,
             seed=recipe.seed,
+            teacher=teacher,
         )
     except MissingBackend:
         return None

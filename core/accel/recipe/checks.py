@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import catalog
-from accel.contracts import Backend
+from accel.contracts import Backend, Pass
 from accel.errors import SafetyRefusal, UsageError
 from accel.imports import ImportPolicy, check
 from accel.recipe.document import Document
@@ -120,7 +120,7 @@ def references(document: Document, sections: Mapping[str, Any], folder: Path) ->
 
 def require_allowed(recipe: Recipe, policy: ImportPolicy) -> None:
     """Raise as ``imports.check`` for the first code that ``recipe`` names and ``policy`` does not allow. Imports nothing."""
-    for _, reference in _references({name: getattr(recipe, name) for name in ("model", "data", "task")}):
+    for _, reference in _references({name: getattr(recipe, name) for name in ("model", "data", "task", "passes")}):
         check(reference, policy)
 
 
@@ -136,6 +136,10 @@ def _references(sections: Mapping[str, Any]) -> list[tuple[Location, str]]:
     for index, metric in enumerate(getattr(sections.get("task"), "metrics", ())):
         if ":" in metric:
             found.append((("task", "metrics", index), metric))
+    for index, entry in enumerate(sections.get("passes", ())):
+        teacher = entry.settings.get("teacher") if entry is not None else None
+        if isinstance(teacher, Mapping) and isinstance(teacher.get("factory"), str):
+            found.append((("passes", index, "teacher", "factory"), teacher["factory"]))
     return found
 
 
@@ -187,6 +191,7 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
         wanted = preferred_engine(target.backend)
         kind = _start(sections.get("model"))
         last, misplaced = "the model", False
+        first = kind
         for index, (entry, found) in enumerate(zip(entries, options, strict=True)):
             if entry is None or not found:
                 kind, last = None, ""
@@ -195,6 +200,8 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
             if entry.engine == "auto" and leaf.engine not in (None, wanted):
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
+            _baseline(once, index, entry, made, first)
+            _probe_target(once, index, made, sections.get("targets") or ())
             accepted = takes(type(made))
             if kind is not None and kind not in accepted:
                 once(("passes", index), f"{leaf.type} takes {_article(accepted)}, but {_gave(last, kind)}; {_way(kind)}")
@@ -237,6 +244,20 @@ def _twice(document: Document, entries: Sequence[PassEntry | None]) -> None:
         if first is not None:
             document.report_at(("passes", index), f"the model is quantized already, by passes.{first}; keep one of the two")
         first = index if first is None else first
+
+
+def _baseline(once: Any, index: int, entry: PassEntry, made: Pass, first: Kind | None) -> None:
+    if "teacher" in made.needs and entry.settings.get("teacher") == "baseline" and first == "OnnxModel":
+        way = "name a torch model: `teacher: {factory: file.py:name, weights: ...}`"
+        once(("passes", index, "teacher"), f"the baseline is an ONNX file, and only a torch model can teach; {way}")
+
+
+def _probe_target(once: Any, index: int, made: Pass, targets: Sequence[TargetSettings]) -> None:
+    name = getattr(made, "probe_target", None)
+    known = [target.name for target in targets]
+    if "probe" in made.needs and name is not None and name not in known:
+        near = suggestion(name, known) or f"; the targets are {', '.join(known)}"
+        once(("passes", index, "constraint", "target"), f"there is no target {shown(name)}{near}")
 
 
 def _needs(once: Any, index: int, leaf: Leaf, needs: frozenset[str], settings: DataSettings | None) -> None:

@@ -117,6 +117,9 @@ def _paths(root: Node) -> Iterator[tuple[Location, What]]:
             (("data", split, "tar", "path"), "file"),
             (("data", split, "torchvision", "root"), "folder"),
         ]
+    listed = find(root, ("passes",))
+    for index in range(len(listed.items) if isinstance(listed, Items) else 0):
+        candidates.append((("passes", index, "teacher", "weights"), "file"))
     for location, what in candidates:
         node = find(root, location)
         if isinstance(node, Scalar) and isinstance(node.value, str):

@@ -189,6 +189,6 @@ def _checked(
     if (output_dir := sections.get("output_dir")) is not None and (name := sections.get("name")) is not None:
         paths.require_apart(document, folder, output_dir, name)
     if at_work:
-        checks.references(document, sections, folder)
+        checks.references(document, {**sections, "passes": entries}, folder)
         paths.require_inputs(document, folder)
     return notes

@@ -1,0 +1,82 @@
+"""The child process of a probe: many candidates compiled side by side, each timed for one turn on request."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel import catalog
+from accel.accelerate.inputs import check_inputs
+from accel.benchmarks.turns import time_turn
+from accel.contracts import Backend, Runner
+from accel.errors import MissingBackend
+from accel.model import OnnxModel, Target
+from accel.rebuilding import Sample
+from accel.steps import signature_from
+from accel.worker import Emit
+
+if TYPE_CHECKING:
+    from accel.contracts import Array
+
+
+def open_probe(emit: Emit, target: Mapping[str, Any], folder: str, sample: Mapping[str, Any]) -> Trials:
+    """Entry point of the child process; arguments are JSON: the fields of a Target and of a Sample, and where to write."""
+    chosen = Target(**target)
+    backend: Backend = catalog.backend(chosen.backend)
+    reason = backend.unavailable(chosen.device)
+    if reason is not None:
+        raise MissingBackend(f"target {chosen.name}: {reason}")
+    return Trials(emit, backend, chosen, Path(folder), Sample(**sample))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    runner: Runner
+    inputs: Mapping[str, Array]
+
+
+class Trials:
+    """Every public method takes and gives JSON. Candidates are numbered in the order in which they were compiled."""
+
+    def __init__(self, emit: Emit, backend: Backend, target: Target, folder: Path, sample: Sample) -> None:
+        self._emit = emit
+        self._backend = backend
+        self._target = target
+        self._folder = folder
+        self._sample = sample
+        self._candidates: list[_Candidate] = []
+        self._deployed = 0
+
+    def compile(self, path: str, signature: Mapping[str, Any], label: str) -> float:
+        """Compile one more candidate as it would ship, and run it twice: milliseconds of the second run."""
+        self._emit({"doing": f"compiling {label} for {self._target.backend}"})
+        model = OnnxModel(path=Path(path), signature=signature_from(signature))
+        inputs = self._sample.inputs(model.signature.inputs)
+        check_inputs(model.signature, inputs)
+        self._deployed += 1
+        place = self._folder / f"shipped-{self._deployed}"
+        place.mkdir()
+        runner = self._backend.compile(self._backend.deploy(model, self._target, place), self._target, self._folder)
+        runner(inputs)
+        started = time.perf_counter()
+        runner(inputs)
+        taken = time.perf_counter() - started
+        self._candidates.append(_Candidate(runner, inputs))
+        return taken * 1e3
+
+    def turn(self, candidate: int, duration_s: float, discard: int) -> float:
+        """Median milliseconds of one turn. The first ``discard`` inferences are not timed."""
+        chosen = self._candidates[candidate]
+        self._emit({"doing": f"timing candidate {candidate + 1}"})
+        taken = time_turn(lambda: chosen.runner(chosen.inputs), duration_s=duration_s, min_queries=1, discard=discard)
+        return statistics.median(taken) / 1e6
+
+    def forget(self) -> None:
+        """Free every candidate; numbers start anew."""
+        for candidate in self._candidates:
+            candidate.runner.__exit__(None, None, None)
+        self._candidates.clear()
