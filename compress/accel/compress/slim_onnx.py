@@ -21,6 +21,7 @@ from accel.compress.onnx_writing import (
 )
 from accel.compress.quiet_library import quiet
 from accel.compress.same_outputs import batch_sizes, example_inputs, require_same, run
+from accel.compress.short_graph import shorten_
 from accel.contracts import Job
 from accel.errors import PassFault
 from accel.model import OnnxModel
@@ -30,7 +31,7 @@ RTOL, ATOL = 1e-3, 1e-5
 """Folding a batch norm into a convolution rounds differently; anything larger is a fault."""
 
 
-def simplify(model: OnnxModel, job: Job) -> OnnxModel:
+def simplify(model: OnnxModel, job: Job, *, short_names: bool = False) -> OnnxModel:
     """See ``Simplify``."""
     before = load(model.path)
     path = job.folder / "model.onnx"
@@ -42,6 +43,13 @@ def simplify(model: OnnxModel, job: Job) -> OnnxModel:
             f"simplify: onnxslim failed on {model.path.name}: {type(error).__name__}: {error}; remove the pass"
         ) from error
     _restore_(after, before)
+    if short_names:
+        shorten_(after)
+        write(after, path)
+        _require_same(model, job, path)
+        saved = model.path.stat().st_size - path.stat().st_size
+        notes = [_difference(before, after), f"names inside the graph shortened: {saved} bytes fewer"]
+        return OnnxModel(path=path, signature=model.signature).noting(*notes)
     if _content(before) == _content(after):
         for file in onnx_file.files(model.path):
             shutil.copyfile(file, job.folder / (path.name if file == model.path else file.name))

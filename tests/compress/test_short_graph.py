@@ -1,0 +1,121 @@
+"""Short names: fewer bytes, the same graph, the same INT8 operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
+from accel.compress.short_graph import _names, merge_equal_, shorten_
+from accel.compress.simplify import Simplify
+from accel.contracts import Job
+from accel.model import OnnxModel
+
+MakeJob = Callable[..., Job]
+
+
+def executed(path: Path, folder: Path) -> Counter[str]:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / f"{path.parent.name}-executed.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+@pytest.fixture
+def quantized(float_model: OnnxModel, make_job: MakeJob) -> OnnxModel:
+    return QuantizeStaticOnnxRuntime()(float_model, make_job(folder="int8"))
+
+
+def test_the_file_is_smaller_and_runs_the_same_int8_operators(
+    quantized: OnnxModel, make_job: MakeJob, tmp_path: Path, images: NDArray[Any]
+) -> None:
+    job = make_job(folder="short")
+    short = Simplify(short_names=True)(quantized, job)
+    before, after = (path.stat().st_size for path in (quantized.path, short.path))
+    assert after < 0.9 * before
+    assert f"{before - after} bytes fewer" in short.notes[-1]
+    assert executed(short.path, tmp_path) == executed(quantized.path, tmp_path)
+    assert executed(short.path, tmp_path)["QLinearConv"] > 0
+    assert job.execute is not None
+    wanted, found = (job.execute(path, {"image": images[:4]})[0] for path in (quantized.path, short.path))
+    np.testing.assert_array_equal(wanted, found)
+
+
+def test_operators_inputs_and_outputs_keep_their_names(quantized: OnnxModel, make_job: MakeJob) -> None:
+    short = Simplify(short_names=True)(quantized, make_job(folder="short"))
+    before, after = (onnx.load(str(model.path)).graph for model in (quantized, short))
+
+    def called(graph: onnx.GraphProto) -> list[str]:
+        return [node.name for node in graph.node if not node.op_type.endswith("Linear")]
+
+    assert sorted(called(before)) == sorted(called(after))
+    for kind in ("input", "output"):
+        assert [value.name for value in getattr(before, kind)] == [value.name for value in getattr(after, kind)]
+    assert short.signature == quantized.signature
+
+
+def test_same_bytes_again_and_nothing_more_the_second_time(quantized: OnnxModel, make_job: MakeJob) -> None:
+    once = Simplify(short_names=True)(quantized, make_job(folder="a"))
+    again = Simplify(short_names=True)(quantized, make_job(folder="b"))
+    twice = Simplify(short_names=True)(once, make_job(folder="c"))
+    assert once.path.read_bytes() == again.path.read_bytes() == twice.path.read_bytes()
+
+
+def graph(*weights: onnx.TensorProto, outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
+    nodes = [helper.make_node("Add", ["x", "w0"], ["t"], name="add"), helper.make_node("Mul", ["t", "w1"], ["y"], name="mul")]
+    kinds = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", *outputs)}
+    made = helper.make_graph(nodes, "g", [kinds["x"]], [kinds[name] for name in outputs], list(weights))
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_equal_constants_are_stored_once_and_unequal_ones_are_not() -> None:
+    one, two = np.ones(2, np.float32), np.array([1, 2], np.float32)
+    model = graph(numpy_helper.from_array(one, "w0"), numpy_helper.from_array(one.copy(), "w1"))
+    merge_equal_(model.graph)
+    assert [weight.name for weight in model.graph.initializer] == ["w0"]
+    assert [list(node.input) for node in model.graph.node] == [["x", "w0"], ["t", "w0"]]
+    model = graph(numpy_helper.from_array(one, "w0"), numpy_helper.from_array(two, "w1"))
+    merge_equal_(model.graph)
+    assert [weight.name for weight in model.graph.initializer] == ["w0", "w1"]
+    model = graph(numpy_helper.from_array(one, "w0"), numpy_helper.from_array(one.astype(np.int32), "w1"))
+    merge_equal_(model.graph)
+    assert len(model.graph.initializer) == 2
+
+
+def test_a_constant_that_is_an_output_stays() -> None:
+    one = np.ones(2, np.float32)
+    model = graph(numpy_helper.from_array(one, "w0"), numpy_helper.from_array(one, "w1"), outputs=("y", "w1"))
+    shorten_(model)
+    assert [value.name for value in model.graph.output] == ["y", "w1"]
+    assert "w1" in [weight.name for weight in model.graph.initializer]
+    onnx.checker.check_model(model)
+
+
+def test_a_graph_with_subgraphs_keeps_its_names() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["t", "w1"], ["z"])], "i", [], [helper.make_tensor_value_info("z", 1, [2])]
+    )
+    model = graph(numpy_helper.from_array(np.ones(2, np.float32), "w0"), numpy_helper.from_array(np.ones(2, np.float32), "w1"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
+    model.graph.node.append(helper.make_node("If", ["c"], ["unused"], then_branch=inner, else_branch=inner, name="if"))
+    shorten_(model)
+    onnx.checker.check_model(model)
+    assert {"w0", "w1"} <= {weight.name for weight in model.graph.initializer}
+    assert model.graph.node[0].output[0] == "t"
+
+
+def test_names_are_short_and_never_taken() -> None:
+    names = list(islice(_names({"0", "a"}), 200))
+    assert len(set(names)) == 200 and not {"0", "a"} & set(names)
+    assert names[:3] == ["1", "2", "3"] and max(map(len, names)) == 2
