@@ -13,6 +13,12 @@ from importlib.metadata import entry_points
 from typing import Any
 
 PASSES: Mapping[str, str] = {
+    "prune": "accel.compress.prune:Prune",
+    "sparsify": "accel.compress.sparsify:Sparsify",
+    "finetune": "accel.compress.finetune:Finetune",
+    "distill": "accel.compress.finetune:Distill",
+    "bn_reestimate": "accel.compress.bn_reestimate:BnReestimate",
+    "quantize/qat": "accel.compress.quantize_aware:QuantizeAwareTraining",
     "export_onnx": "accel.compress.export_onnx:ExportOnnx",
     "simplify": "accel.compress.simplify:Simplify",
     "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",

@@ -88,6 +88,7 @@ class TargetProbe:
         self._seed = seed
         self._lock = lock
         self._progress = progress
+        self._drawn: dict[int, dict[str, Array]] = {}
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -171,9 +172,11 @@ class TargetProbe:
         """The first calibration samples of the task, repeated where a fixed batch wants more; noise where there are none."""
         first = signature.inputs[0].shape[:1]
         count = first[0] if first and isinstance(first[0], int) else CALIBRATION_SAMPLES
-        return _Few(self._drawn(count) or noise(signature.inputs, count, self._seed, self._sample.sizes))
+        if count not in self._drawn:
+            self._drawn[count] = self._samples(count) or noise(signature.inputs, count, self._seed, self._sample.sizes)
+        return _Few(self._drawn[count])
 
-    def _drawn(self, count: int) -> dict[str, Array]:
+    def _samples(self, count: int) -> dict[str, Array]:
         import numpy as np
 
         if self._task is None or not self._task.has("calibration"):

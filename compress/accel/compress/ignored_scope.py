@@ -24,6 +24,9 @@ def _regular_expression(text: str) -> str:
     return text
 
 
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Subgraph:
     """Every node on a path from one of ``inputs`` to one of ``outputs``, both included (exact node names)."""
@@ -40,7 +43,7 @@ class IgnoredScope:
     """
 
     names: tuple[str, ...] = ()
-    patterns: tuple[Annotated[str, AfterValidator(_regular_expression)], ...] = ()
+    patterns: tuple[RegularExpression, ...] = ()
     types: tuple[str, ...] = ()
     subgraphs: tuple[Subgraph, ...] = ()
     validate: bool = True

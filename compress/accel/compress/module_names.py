@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 from torch import nn
@@ -15,15 +15,15 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter notes the modules a node comes from: ``['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']``."""
 
 
-def name_by_module_(model: onnx.ModelProto, module: nn.Module) -> None:
+def name_by_module_(model: onnx.ModelProto, module: nn.Module, paths: Collection[str] = ()) -> None:
     """Rename every node to ``layer1.0.conv1/Conv`` and every value between nodes like the node that makes it, in place.
 
     A node takes the module that owns its weight (a convolution fused with its batch norm is the convolution's), else the
     module it was called in; a node outside every submodule is called by its operator. Repeats get ``_1``, ``_2``... Must run
-    before the exporter's metadata is stripped.
+    before the exporter's metadata is stripped. ``paths``: of modules that ``module`` was captured from and does not hold.
     """
     owners = _owners(module)
-    modules = {name for name, _ in module.named_modules()}
+    modules = {name for name, _ in module.named_modules()}.union(paths)
     taken: set[str] = set()
     for graph in graphs(model.graph):
         weights = {weight.name for weight in graph.initializer}
@@ -52,7 +52,7 @@ def name_ends_(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[
     for value in sorted((others & set(renamed.values())) - renamed.keys()):
         renamed[value] = unique(value, taken)
         taken.add(renamed[value])
-    _rename_values_(model, renamed)
+    rename_values_(model, renamed)
 
 
 def _owners(module: nn.Module) -> Mapping[str, tuple[str, ...]]:
@@ -93,7 +93,7 @@ def _name_fused_biases_(model: onnx.ModelProto) -> None:
         if weight.name.endswith(".weight_bias") and name not in taken:
             renamed[weight.name] = name
             taken.add(name)
-    _rename_values_(model, renamed)
+    rename_values_(model, renamed)
 
 
 def _name_values_(model: onnx.ModelProto) -> None:
@@ -107,10 +107,10 @@ def _name_values_(model: onnx.ModelProto) -> None:
                 if value and value not in fixed:
                     renamed[value] = unique(f"{node.name}.{index}" if index else node.name, taken)
                     taken.add(renamed[value])
-    _rename_values_(model, renamed)
+    rename_values_(model, renamed)
 
 
-def _rename_values_(model: onnx.ModelProto, renamed: Mapping[str, str]) -> None:
+def rename_values_(model: onnx.ModelProto, renamed: Mapping[str, str]) -> None:
     """Rename at once every value, weight, input and output in ``renamed``, in place."""
     for graph in graphs(model.graph):
         for node in graph.node:
