@@ -20,7 +20,7 @@ from accel.compress.prune import Prune, prune_channels
 from accel.compress.prune_settings import Constraint
 from accel.contracts import Batch, Job, Split
 from accel.errors import DataFault, PassFault, UsageError
-from accel.model import KeepChannels, QuantizeAware, Signature, TensorSpec, TorchModel
+from accel.model import KeepChannels, Masks, QuantizeAware, Signature, TensorSpec, TorchModel
 
 network: Callable[[str], tuple[nn.Module, Tensor]] = run_path(str(Path(__file__).with_name("prunable_networks.py")))["network"]
 
@@ -338,3 +338,23 @@ def test_what_the_pass_needs_follows_from_its_settings() -> None:
     assert Prune(constraint=Constraint(macs="40%")).needs == frozenset() and Prune().probe_target is None
     adapter = TypeAdapter(Prune)
     assert adapter.validate_json(adapter.dump_json(timed)) == timed
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"method": "depth", "round_to": 8}, "round_to has no part in method: depth"),
+        ({"method": "depth", "importance": "taylor", "p": 1.0}, "importance and p have no part"),
+        ({"constraint": {"latency_ms": "50%"}, "global_pruning": True}, "global_pruning has no part in constraint: latency_ms"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        TypeAdapter(Prune).validate_python(settings)
+
+
+def test_channels_are_not_cut_out_of_an_n_m_mask() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    add_edit_(net, Masks("2:4", ("2.weight",)))
+    with pytest.raises(PassFault, match="prune before sparsify"):
+        prune_channels(net, torch.zeros(2, 3, 10, 10), pruning_ratio=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -55,6 +56,18 @@ class Prune:
             raise ValueError("pruning_ratio and constraint are two goals; give one")
         return self
 
+    @model_validator(mode="after")
+    def _refuse_what_would_be_ignored(self) -> Self:
+        timed = self.constraint is not None and self.constraint.latency_ms is not None
+        unread = _OF_CHANNELS if self.method == "depth" else _OF_ONE_RANKING if timed else ()
+        given = [name for name in unread if getattr(self, name) != _DEFAULTS[name]]
+        if given:
+            who = (
+                "method: depth, which removes blocks by what they cost" if self.method == "depth" else "constraint: latency_ms"
+            )
+            raise ValueError(f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no part in {who}; leave it out")
+        return self
+
     @property
     def needs(self) -> frozenset[Need]:
         wanted: set[Need] = set()
@@ -88,6 +101,11 @@ class Prune:
         from accel.compress.channel_pruning import prune_model
 
         return prune_model(model, job, self)
+
+
+_OF_ONE_RANKING = ("global_pruning", "iterative_steps")
+_OF_CHANNELS = ("importance", "p", "pruning_ratio_dict", "max_pruning_ratio", *_OF_ONE_RANKING, "round_to", "num_samples")
+_DEFAULTS = {field.name: field.default for field in fields(Prune)}
 
 
 def prune_channels(

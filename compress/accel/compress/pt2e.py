@@ -143,15 +143,30 @@ def converted(module: QuantizeAwareModule) -> GraphModule:
     for part in fake_quantizers(graph):
         # torchao computes them again from the range, by another formula than the fused kernel: a zero point can differ by 1.
         part.calculate_qparams = lambda scale=part.scale, zero_point=part.zero_point: (scale, zero_point)
+    # Where it sees a batch norm, torchao exports 96 patterns to look for its own way of folding: half a minute.
+    _retarget_(graph, torch.ops.aten.batch_norm.default, _kept_batch_norm)
     with quiet(), torch.no_grad():
         result = convert_pt2e(graph)
     assert isinstance(result, GraphModule)
+    _retarget_(result, _kept_batch_norm, torch.ops.aten.batch_norm.default)
     for part in (result, *result.modules()):
         part.__dict__.pop("train", None)  # torchao's, which raise
         part.__dict__.pop("eval", None)
         part.training = False
     setattr(result, INTEGER_BIAS, module.integer_bias)
     return result
+
+
+def _kept_batch_norm(*arguments: Any) -> Any:
+    """A batch norm that stands alone, and stays."""
+    return torch.ops.aten.batch_norm.default(*arguments)
+
+
+def _retarget_(graph: GraphModule, old: Any, new: Any) -> None:
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target is old:
+            node.target = new
+    graph.recompile()
 
 
 def versions() -> tuple[str, str]:

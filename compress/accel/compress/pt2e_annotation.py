@@ -186,7 +186,7 @@ class _Planner:
             return False
         if kind != "aten.add" and not self.everywhere:
             return False
-        if kind not in JOINTS and kind != CONCAT or self.streams.first(node) in self.normed:
+        if (kind not in JOINTS and kind != CONCAT) or self.streams.first(node) in self.normed:
             return False
         operands = self._operands(node)
         scaled = kind == "aten.mul" and any(value.op == "get_attr" for value in operands)
@@ -215,9 +215,8 @@ class _Planner:
         kind = operator_of(node)
         if node in self.weighted or node in joined:
             end = _end_of(node)
-            # ONNX Runtime has no INT8 convolution with a float output, but a Gemm and a MatMul with one; OpenVINO takes a
-            # float sum into the matrix product before it, and then runs both in floating point.
-            if kind in CONVOLUTIONS or kind in TRANSPOSED or self._leads(end) or _is_summed(end):
+            # ONNX Runtime has no INT8 convolution with a float output, but a Gemm and a MatMul with one.
+            if kind in CONVOLUTIONS or kind in TRANSPOSED or self._leads(end):
                 quantized.add(end)
             return
         source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
@@ -247,15 +246,6 @@ def _moved_from(node: Node) -> Node:
     while operator_of(node) in CLIPS | SHAPES and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
-
-
-def _is_summed(node: Node) -> bool:
-    """Whether a sum of two values reads this one, moved or not."""
-    return any(
-        (operator_of(user) == "aten.add" and sum(isinstance(value, Node) for value in user.args[:2]) == 2)
-        or (operator_of(user) in SHAPES and _is_summed(user))
-        for user in node.users
-    )
 
 
 def _is_float(node: Node) -> bool:

@@ -24,7 +24,7 @@ _INT32 = 2**31 - 1
 def finish_(model: onnx.ModelProto, *, integer_bias: bool) -> None:
     """Write biases as INT32 where the profile wants that, and call integers and scales like their tensors, in place."""
     _transpose_weights_(model)
-    _without_zero_points_(model)
+    _own_zero_points_(model)
     if integer_bias:
         for layer in list(_layers(model)):
             _quantize_bias_(model, layer)
@@ -32,15 +32,22 @@ def finish_(model: onnx.ModelProto, *, integer_bias: bool) -> None:
     _name_(model)
 
 
-def _without_zero_points_(model: onnx.ModelProto) -> None:
-    """Drop the zero points of a Conv's weights, in place: all 0, which is the default. (A Gemm without them stays in floating
-    point in ONNX Runtime 1.32.)"""
-    weights = {tensor.name for tensor in model.graph.initializer}
+def _own_zero_points_(model: onnx.ModelProto) -> None:
+    """Drop the zero points of a Conv's weights, which are 0, the default, and give other weights each its own, in place.
+
+    torch's exporter writes equal ones once, and OpenVINO 2026.4 runs layers that share one in floating point. (A Gemm without a
+    zero point stays in floating point in ONNX Runtime 1.32.)
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = {value: node for node in model.graph.node for value in node.input}
     for node in model.graph.node:
-        constant = node.op_type == "DequantizeLinear" and node.input[0] in weights and len(node.input) > 2
-        if constant and node.output[0] in readers and readers[node.output[0]].op_type == "Conv":
+        if node.op_type != "DequantizeLinear" or node.input[0] not in weights or len(node.input) < 3:
+            continue
+        if node.output[0] in readers and readers[node.output[0]].op_type == "Conv":
             del node.input[2]
+        else:
+            zeros = numpy_helper.to_array(weights[node.input[2]])
+            node.input[2] = _add(model, f"{node.input[0]}_zero_point", zeros)
 
 
 def _transpose_weights_(model: onnx.ModelProto) -> None:

@@ -174,7 +174,7 @@ class Run:
             own = dict(self.module.named_parameters(remove_duplicate=False))
             with torch.no_grad():
                 for name, mask in self.masks.items():
-                    own[name].mul_(mask)
+                    own[name].masked_fill_(~mask, 0.0)  # a product would leave -0.0, which packs worse
 
     def _training_mode(self) -> None:
         self.module.train()
