@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,19 +201,21 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     whole = step(model, make_job(task=Quarters(), folder="whole")).module.state_dict()
 
     before_step = FreezeSchedule.before_step
-    for at in (10, 22):
+    begun: list[int] = []
+    for at in (10, 22, -1):
+        seen: list[int] = []
 
-        def stopping(schedule: FreezeSchedule, number: int, total: int, at: int = at) -> None:
-            if number == at:
+        def stopping(schedule: FreezeSchedule, step: int, total: int, at: int = at, seen: list[int] = seen) -> None:
+            if step == at:
                 raise KeyboardInterrupt
-            before_step(schedule, number, total)
+            seen.append(step)
+            before_step(schedule, step, total)
 
         monkeypatch.setattr(FreezeSchedule, "before_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            step(model, make_job(task=Quarters(), folder="stopped"))
-    monkeypatch.setattr(FreezeSchedule, "before_step", before_step)
-    resumed = step(model, make_job(task=Quarters(), folder="stopped"))
-    assert any("went on" in note for note in resumed.notes)
+        with pytest.raises(KeyboardInterrupt) if at > 0 else nullcontext():
+            resumed = step(model, make_job(task=Quarters(), folder="stopped"))
+        begun.append(seen[0])
+    assert begun == [0, 10, 22]
     assert all(torch.equal(value, whole[name]) for name, value in resumed.module.state_dict().items())
 
 

@@ -52,6 +52,20 @@ def test_the_file_is_smaller_and_runs_the_same_int8_operators(
     np.testing.assert_array_equal(wanted, found)
 
 
+def test_openvino_still_runs_them_in_int8(quantized: OnnxModel, make_job: MakeJob, tmp_path: Path) -> None:
+    from accel import catalog
+    from accel.model import Target
+
+    short = Simplify(short_names=True)(quantized, make_job(folder="short"))
+    counts = []
+    for model in (quantized, short):
+        with catalog.backend("openvino").compile(model, Target("check", "openvino", batch=1), tmp_path) as runner:
+            runner({"image": np.zeros((1, 1, 16, 16), np.float32)})
+            found = runner.executed_precision()
+            counts.append((found.int8_operators, found.quantized_operators))
+    assert counts[0] == counts[1] and counts[1][0] == counts[1][1] > 0
+
+
 def test_operators_inputs_and_outputs_keep_their_names(quantized: OnnxModel, make_job: MakeJob) -> None:
     short = Simplify(short_names=True)(quantized, make_job(folder="short"))
     before, after = (onnx.load(str(model.path)).graph for model in (quantized, short))

@@ -52,8 +52,12 @@ def shorten_(model: onnx.ModelProto) -> None:
 
 
 def merge_equal_(graph: onnx.GraphProto) -> None:
-    """Store initializers of the same type, shape and bytes once, in place; those that are outputs stay."""
-    fixed = {value.name for value in (*graph.output, *graph.input)}
+    """Store initializers of the same type, shape and bytes once, in place.
+
+    Those that are outputs stay, and so do scales and zero points of weights: layers that share one run in float in OpenVINO
+    (2026.4, found by its executed graph).
+    """
+    fixed = {value.name for value in (*graph.output, *graph.input)} | _of_weights(graph)
     inside = {name for inner in list(graphs(graph))[1:] for node in inner.node for name in node.input}
     first: dict[bytes, str] = {}
     twins: dict[str, str] = {}
@@ -80,6 +84,16 @@ def merge_equal_(graph: onnx.GraphProto) -> None:
     values = [value for value in graph.value_info if value.name not in twins]
     del graph.value_info[:]
     graph.value_info.extend(values)
+
+
+def _of_weights(graph: onnx.GraphProto) -> set[str]:
+    constants = {weight.name for weight in graph.initializer}
+    return {
+        name
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        for name in node.input[1:]
+    }
 
 
 def _names(taken: set[str]) -> Iterator[str]:
