@@ -151,7 +151,7 @@ def test_fp32_on_a_gpu_is_not_tf32(
     """There is no GPU where this test has to run: what the session is asked for is looked at."""
     asked: list[Any] = []
 
-    def make(path: str, settings: Any, *, providers: list[Any], enable_fallback: int) -> _Session:
+    def make(path: str, settings: Any, *, providers: list[Any], **_: Any) -> _Session:
         asked.append(providers)
         raise RuntimeError("no GPU")
 

@@ -67,14 +67,16 @@ def test_the_script_gives_onnxruntime_what_was_measured(
     onnxruntime = pytest.importorskip("onnxruntime")
     calls: list[dict[str, Any]] = []
 
-    def session(path: str, options: Any, *, providers: list[Any], enable_fallback: int = 1) -> None:
+    def session(
+        path: str, options: Any, *, providers: list[Any], enable_fallback: int = 1, disabled_optimizers: list[str] | None = None
+    ) -> None:
         names = ["intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"]
         facts: dict[str, Any] = {name: getattr(options, name) for name in names}
         try:
             facts["spinning"] = options.get_session_config_entry("session.intra_op.allow_spinning")
         except RuntimeError:  # not set
             facts["spinning"] = None
-        calls.append({**facts, "providers": providers})
+        calls.append({**facts, "providers": providers, "disabled": disabled_optimizers})
         raise Recorded
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -85,6 +87,7 @@ def test_the_script_gives_onnxruntime_what_was_measured(
         run_script(backend, changes, model.path.parent)
     assert calls[0] == calls[1]
     assert calls[0]["providers"]
+    assert calls[0]["disabled"] == ["MatMulAddFusion"]
     assert calls[0]["spinning"] == ("0" if changes.get("threads", 1) > 1 else None)
 
 

@@ -81,7 +81,8 @@ def _onnxruntime(model_input: TensorSpec, settings: Mapping[str, Any]) -> tuple[
         load.append(f"options.add_free_dimension_override_by_name({_literal(axis)}, 1)")
     providers = [(name, options) if options else name for name, options in settings["providers"]]
     load.append(f"providers = {_literal(providers)}")
-    load.append("session = onnxruntime.InferenceSession(str(here / MODEL_FILE), options, providers=providers)")
+    disabled = f", disabled_optimizers={_literal(off)}" if (off := settings.get("disabled_optimizers")) else ""
+    load.append(f"session = onnxruntime.InferenceSession(str(here / MODEL_FILE), options, providers=providers{disabled})")
     return ["import onnxruntime"], load, [f"scores = session.run(None, {{{_literal(model_input.name)}: sample}})[0][0]"]
 
 
