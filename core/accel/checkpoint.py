@@ -100,7 +100,7 @@ def require_values(module: nn.Module) -> None:
 def require_finite(module: nn.Module) -> list[str]:
     """ModelFault naming the first parameter or buffer with NaN or Inf; notes on weights that are all zero or denormal.
 
-    A buffer of 0 and infinities is an attention mask and passes.
+    A buffer of 0 and -Inf is an attention mask and passes.
     """
     import torch
 
@@ -111,7 +111,7 @@ def require_finite(module: nn.Module) -> list[str]:
                 continue
             finite = torch.isfinite(value.detach())
             if not finite.all():
-                if kind == "buffer" and not value.isnan().any() and not value[finite].any():
+                if kind == "buffer" and not value.isnan().any() and not (value > 0).any() and not value[finite].any():
                     continue
                 what = "NaN" if value.isnan().any() else "Inf"
                 raise ModelFault(f"{kind} {key!r} holds {what}; the training that made it diverged, or the file is damaged")

@@ -40,7 +40,7 @@ _ALLOWED = {
     "dataclass_type": "a mapping",
     "dataclass_exact_type": "a mapping",
 }
-_NOISE = _ALLOWED.keys() | {"too_short"}
+_NOISE = _ALLOWED.keys() | {"too_short", "literal_error"}
 
 
 def report(document: Document, errors: Sequence[Mapping[str, Any]], annotation: Any, prefix: Location = ()) -> None:
@@ -105,8 +105,11 @@ def _one(
         extra = _precision_hint(location, node)
         document.report_at(location, f"found {described(node)}, allowed: {listed}{near}{extra}")
     elif kinds <= _ALLOWED.keys() | {"literal_error"}:
-        allowed = list(dict.fromkeys(_ALLOWED.get(one["type"], "one of a few words") for one in errors))
-        document.report_at(location, f"found {described(node)}, allowed: {' or '.join(allowed)}{_quotes_hint(node, kinds)}")
+        allowed = list(dict.fromkeys(_ALLOWED.get(one["type"]) or _words_of(one) for one in errors))
+        listed = [word for one in errors if one["type"] == "literal_error" for word in _words_of(one).split(", ")]
+        near = suggestion(node.value, listed) if isinstance(node, Scalar) and listed else ""
+        told = f"found {described(node)}, allowed: {' or '.join(allowed)}{near}{_quotes_hint(node, kinds)}"
+        document.report_at(location, told)
     else:
         error = next(one for one in errors if one["type"] not in _ALLOWED)
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -115,9 +118,15 @@ def _one(
         document.report_at(location, f"{found}{_plainer(error) or message}")
 
 
+def _words_of(error: Mapping[str, Any]) -> str:
+    return str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
+
+
 def _plainer(error: Mapping[str, Any]) -> str:
     """Words for a pattern or a length, which pydantic's message leaves to the reader."""
     context = error.get("ctx") or {}
+    if error["type"] == "string_pattern_mismatch" and ":" in context["pattern"]:
+        return "allowed: file.py:name, package.module:name"
     if error["type"] == "string_pattern_mismatch":
         start = "a letter or digit" if "0-9]" in context["pattern"][:14] else "a letter"
         rest = "letters, digits, . _ -" if "._-" in context["pattern"] else "letters, digits, _"
