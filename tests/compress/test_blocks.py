@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from accel.compress.prune_settings import Constraint
 from accel.compress.residual_blocks import find_blocks
 from accel.contracts import Batch, Job, NumberFormat, Predict, Score, Split
 from accel.errors import DataFault, PassFault
-from accel.model import Model, RemoveBlock, Signature, TensorSpec, TorchModel
+from accel.model import Model, Origin, RemoveBlock, Signature, TensorSpec, TorchModel
 from accel.torchvision_guard import import_torchvision
 
 torch.set_num_threads(1)
@@ -295,6 +296,16 @@ def test_a_killed_run_goes_on_where_it_was_and_chooses_the_same(tmp_path: Path) 
     data.scored = 0
     remove_blocks(model, Job.local(tmp_path, data, memo=memory), Prune(method="depth"))
     assert data.scored == 0
+
+
+def test_what_is_remembered_is_known_by_the_code_that_computes_it(tmp_path: Path) -> None:
+    model = network(1.0, 0.01, 0.5)
+    data, memory = Data(model.module, ["selection"]), Memory()
+    for digest, scored in (("one", True), ("one", False), ("another", True)):
+        data.scored = 0
+        of_code = replace(model, origin=Origin("net.py:net", {}, None, digest))
+        remove_blocks(of_code, Job.local(tmp_path, data, memo=memory), Prune(method="depth"))
+        assert (data.scored > 0) == scored, digest
 
 
 # -- how many go ------------------------------------------------------------------------------------------------------

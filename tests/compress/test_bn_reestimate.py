@@ -34,17 +34,18 @@ def _one_thread() -> Iterator[None]:
 
 
 class Images:
-    """One array, in batches of ``batch``, for one split; no labels."""
+    """One array, in batches of ``batch``, for one split; labels only if given."""
 
-    def __init__(self, images: Array, split: Split = "training", batch: int = 10) -> None:
-        self.images, self.split, self.batch = images, split, batch
+    def __init__(self, images: Array, split: Split = "training", batch: int = 10, labels: Array | None = None) -> None:
+        self.images, self.split, self.batch, self.labels = images, split, batch, labels
 
     def has(self, split: Split) -> bool:
         return split == self.split
 
     def batches(self) -> Iterable[Batch]:
         for start in range(0, len(self.images), self.batch):
-            yield Batch({"x": self.images[start : start + self.batch]})
+            labels = None if self.labels is None else self.labels[start : start + self.batch]
+            yield Batch({"x": self.images[start : start + self.batch]}, labels)
 
     training = calibration = batches
 
@@ -172,6 +173,20 @@ def test_a_fixed_batch_is_kept(tmp_path: Path) -> None:
     result = BnReestimate(num_samples=40)(given, job(tmp_path))
     assert sizes == [16, 16]
     assert [note for note in result.notes if "32 samples" in note]
+    with pytest.raises(DataFault, match="12 samples do not fill one batch of the model's fixed size 16"):
+        BnReestimate(num_samples=12)(given, job(tmp_path))
+
+
+@pytest.mark.parametrize(("num_samples", "warned"), [(100, True), (105, True), (300, False)])
+def test_data_sorted_by_class_is_told_unless_all_of_it_is_read(tmp_path: Path, num_samples: int, warned: bool) -> None:
+    """A folder of folders as it is: the first 2048 images of ImageNet are of two classes."""
+    labels = np.arange(300) // 30
+    step = BnReestimate(num_samples=num_samples)
+    notes = step(model(), job(tmp_path, labels=labels)).notes
+    assert [note for note in notes if "sorted by class" in note and "data.training.shuffle: 0" in note] == list(notes)
+    assert bool(notes) == warned
+    assert step(model(), job(tmp_path, labels=np.random.default_rng(0).permutation(labels))).notes == ()
+    assert step(model(), job(tmp_path)).notes == ()
 
 
 def test_progress_reaches_its_end(tmp_path: Path) -> None:

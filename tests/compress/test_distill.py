@@ -346,6 +346,46 @@ def test_layers_of_different_size_and_name_are_compared(images: Tensor) -> None:
     assert total > 0
 
 
+class Rectified(nn.Module):
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.rectifier = nn.ReLU(inplace=inplace)
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.rectifier(self.norm(x)).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("student", [False, True])
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_layer_gives_what_it_gives_though_the_next_one_writes_over_it(student: bool, teacher: bool, images: Tensor) -> None:
+    nets = [Rectified(inplace).eval() for inplace in (student, teacher)]
+    with torch.no_grad():
+        nets[1].norm.get_parameter("bias").add_(1)
+    with DistillationLoss([LossTerm("feature", student_layer="norm")], nets[0], nets[1], example=images) as loss:
+        assert number(loss(images, nets[0](images))) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_teacher_that_views_its_maps_answers_a_student_in_channels_last(images: Tensor) -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4 * 36, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.conv(x).view(len(x), -1))
+            return out
+
+    student, teacher = net(1), Viewing()
+    with DistillationLoss([LossTerm("logits")], student, teacher, example=images) as loss:
+        plain = number(loss(images, student(images)))
+        other = images.contiguous(memory_format=torch.channels_last)
+        assert number(loss(other, student(other))) == pytest.approx(plain, rel=1e-4)
+
+
 def test_a_copy_of_the_student_runs_without_disturbing_the_loss(images: Tensor, labels: Tensor) -> None:
     student = net(1)
     with DistillationLoss([LossTerm("feature", student_layer="stem")], student, net(0), example=images) as loss:

@@ -21,6 +21,7 @@ TRAINING = textwrap.dedent(
     import numpy as np, torch
     import torch.distributed as dist
     from torch import nn
+    from accel.compress.distributed import join
     from accel.compress.train import fit_
     from accel.compress.train_settings import Train
     from accel.compress.training_loss import CrossEntropy
@@ -65,12 +66,13 @@ TRAINING = textwrap.dedent(
     class Loss(nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(4))
+            self.scale = nn.Parameter(torch.ones(4) + 0.1 * (dist.get_rank() if dist.is_initialized() else 0))
         def forward(self, inputs, outputs, labels):
             if dist.is_initialized() and dist.get_rank() == 1 and failing:
                 return outputs[0].sum() * float("nan")
             return CrossEntropy()(inputs, outputs[0] * self.scale, labels)
 
+    join(use_cuda=False)
     torch.manual_seed(0)
     net, loss = Net().eval(), Loss()
     image = TensorSpec("image", ("batch", 1, 8, 8), "float32")
@@ -86,6 +88,18 @@ TRAINING = textwrap.dedent(
     top1 = Task().score(lambda inputs: [net(torch.from_numpy(inputs["image"]))[0].detach().numpy()], "selection")["top1"].value
     record = {"notes": notes, "told": len(told), "reads": reads[:-1], "top1": top1}
     record["files"] = sorted(path.name for path in place.rglob("*") if path.is_file())
+
+    # A module to which it makes no difference who sees which sample: the gradients of all are those of one process.
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 4))
+        def forward(self, x): return self.layers(x), x.mean((1, 2, 3))
+    torch.manual_seed(0)
+    plain, scaled = Pair().eval(), Loss()
+    exact = TorchModel(module=plain, signature=Signature((image,), outputs[:1]))
+    fit_(exact, job, Train(steps=12, batch_size=15, lr=0.2, clip_norm=0.5, amp="off"), scaled, name="exact")
+    save_file({**plain.state_dict(), "loss.scale": scaled.scale.detach()}, folder / f"exact{rank}.safetensors")
     failing.append(True)
     try:
         fit_(model, job, train, loss, name="again")  # a second training in the same processes
@@ -123,6 +137,12 @@ def test_two_processes_end_with_the_same_weights_and_the_metric_of_one_and_fail_
     assert first["reads"] == ["training", *["selection"] * 5]
     assert (second["reads"], second["told"], second["files"]) == ([], 0, [])
     assert "checkpoint.safetensors" in first["files"]
+    wanted = load_file(tmp_path / "alone" / "exact0.safetensors")
+    for rank in (0, 1):
+        found = load_file(tmp_path / "two" / f"exact{rank}.safetensors")
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
     for record in (first, second):  # though only one of them failed
         assert record["error"].startswith("PassFault: again: step 1 of 85 (epoch 1): the loss is nan")
 

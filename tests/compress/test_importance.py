@@ -75,7 +75,8 @@ def test_magnitude_fpgm_lamp_and_bn_scale_are_those_of_torch_pruning(net: nn.Seq
         assert torch.allclose(ours, wanted, rtol=1e-5), name
     by_size = score_groups(net, groups, "magnitude")["3"]
     assert torch.equal(by_size.argsort(), theirs(net, 3, library.GroupMagnitudeImportance()).argsort())
-    assert torch.equal(score_groups(net, groups, "lamp")["0"].argsort(), theirs(net, 0, library.LAMPImportance()).argsort())
+    for layer in (0, 3):
+        assert torch.allclose(score_groups(net, groups, "lamp")[str(layer)], theirs(net, layer, library.LAMPImportance()))
 
 
 def test_magnitude_by_hand(net: nn.Sequential, groups: tuple[Group, ...]) -> None:
@@ -103,8 +104,22 @@ def test_lamp_compares_with_all_that_outrank_it() -> None:
         module.get_parameter("1.weight").copy_(torch.tensor([[1.0, 2.0, 3.0]]))
     groups = find_groups(module, [torch.randn(2, 1)]).groups
     scores = score_groups(module, groups, "lamp")["0"]
-    wanted = torch.tensor([1 / 14, 4 / 13, 9 / 9], dtype=torch.float64)
-    assert torch.allclose(scores, wanted / wanted.mean())
+    assert torch.allclose(scores, torch.tensor([1 / 14, 4 / 13, 9 / 9], dtype=torch.float64))
+
+
+def test_silenced_channels_change_nothing_for_those_that_are_left() -> None:
+    def scores(importance: Importance, *rows: float) -> list[float]:
+        module = nn.Sequential(nn.Linear(1, len(rows), bias=False), nn.Linear(len(rows), 1, bias=False)).eval()
+        with torch.no_grad():
+            module.get_parameter("0.weight").copy_(torch.tensor(rows)[:, None])
+            module.get_parameter("1.weight").copy_(torch.tensor(rows)[None])
+        groups = find_groups(module, [torch.randn(2, 1)]).groups
+        found: list[float] = score_groups(module, groups, importance)["0"].tolist()
+        return found
+
+    for importance in ("magnitude", "fpgm", "lamp"):
+        left = scores(importance, 1.0, 2.0, 4.0)
+        assert scores(importance, 1.0, 0.0, 2.0, 0.0, 0.0, 4.0) == pytest.approx([left[0], 0.0, left[1], 0.0, 0.0, left[2]])
 
 
 def test_groups_without_batch_norm_have_no_scale(net: nn.Sequential, groups: tuple[Group, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -285,6 +287,29 @@ def test_a_network_is_known_by_its_structure_not_its_weights() -> None:
     strided = Net().eval()
     strided.two.stride = (2, 2)
     assert structure(model) != structure(replace(model, module=strided))
+
+
+def test_a_network_is_known_by_the_code_beside_its_forward(tmp_path: Path) -> None:
+    """``forward`` of many networks only calls another method, or a function."""
+    text = (
+        "from torch import nn\n"
+        "def act(x):\n    return x.relu()\n"
+        "class Own(nn.Linear):\n    def forward(self, x):\n        return self.inner(x)\n"
+        "    def inner(self, x):\n        return act(super().forward(x))\n"
+    )
+    found = []
+    for number, body in enumerate((text, text, text.replace("relu", "tanh"))):
+        file = tmp_path / f"{number}.py"
+        file.write_text(body)
+        spec = importlib.util.spec_from_file_location("of_a_test", file)
+        assert spec is not None and spec.loader is not None
+        sys.modules["of_a_test"] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+            found.append(structure(replace(network(), module=module.Own(2, 2))))
+        finally:
+            del sys.modules["of_a_test"]
+    assert found[0] == found[1] != found[2]
 
 
 def test_on_a_real_runtime_the_network_gets_faster(tmp_path: Path) -> None:

@@ -358,3 +358,28 @@ def test_channels_are_not_cut_out_of_an_n_m_mask() -> None:
     add_edit_(net, Masks("2:4", ("2.weight",)))
     with pytest.raises(PassFault, match="prune before sparsify"):
         prune_channels(net, torch.zeros(2, 3, 10, 10), pruning_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"importance": "fpgm", "p": 1.0}, "p has no part in importance: fpgm"),
+        ({"num_samples": 8}, "num_samples has no part in importance: magnitude"),
+        ({"method": "depth", "p": 1.0, "num_samples": 8}, "p and num_samples have no part in method: depth"),
+        ({"constraint": {"latency_ms": 1}, "global_pruning": True}, "global_pruning has no part in constraint: latency_ms"),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(settings: Mapping[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        TypeAdapter(Prune).validate_python(settings)
+
+
+def test_lamp_takes_more_from_a_wide_layer_than_from_a_narrow_one() -> None:
+    """Its scores are comparable as they are (Lee et al. 2021): with means of 1 both would lose the same part."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(0.9, 1.1)
+    small = prune_channels(module, torch.randn(2, 4), importance="lamp", global_pruning=True, pruning_ratio=0.5)
+    assert small.get_submodule("2").out_features == 8 and small.get_submodule("0").out_features == 28

@@ -413,7 +413,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path: Path, kind:
     resumed, again, loss = attempt(tmp_path / "cut", None)
     assert loss.calls == 24 - 18
     assert same(whole, resumed)
-    assert notes == again
+    assert again[0].startswith("finetune: an earlier run was stopped; went on after step ")
+    assert notes == again[1:]
 
 
 def test_a_training_that_was_finished_is_not_done_again(tmp_path: Path) -> None:
@@ -435,7 +436,12 @@ def test_other_settings_weights_data_or_losses_start_afresh(tmp_path: Path) -> N
         torch.manual_seed(changed.pop("weights", 0))
         job = job_in(tmp_path, changed.pop("task", None), seed=changed.pop("seed", 0))
         loss = Scaled()
-        train(model_of(Net()), job, loss, changed.pop("settings", Train()), **changed)
+        model = model_of(Net())
+        for name in changed.pop("frozen", ()):
+            model.module.get_parameter(name).requires_grad_(False)
+        if changed.pop("masked", False):
+            add_edit_(model.module, Masks("unstructured", ("fc.weight",)))
+        train(model, job, loss, changed.pop("settings", Train()), **changed)
         return loss.calls
 
     assert calls() == 8
@@ -446,6 +452,9 @@ def test_other_settings_weights_data_or_losses_start_afresh(tmp_path: Path) -> N
     assert calls(seed=1) == 8
     assert calls(task=Blobs(64)) == 4
     assert calls(identity={"temperature": 4.0}) == 8
+    assert calls(frozen=["conv.weight"]) == 8
+    assert calls(masked=True) == 8
+    assert calls(amp_allowed=False) == (8 if native_bf16(torch.device("cpu")) else 0)
 
 
 def test_a_damaged_checkpoint_is_told_and_the_result_is_the_same(tmp_path: Path) -> None:
@@ -482,6 +491,7 @@ def test_a_nan_stops_at_its_step_and_the_last_good_state_stays(tmp_path: Path) -
     left = read(folder)
     assert left is not None
     assert left.record["step"] == 10
+    assert not list(tmp_path.glob("scratch/training_data_*")), "each rate that is tried would leave a copy of the data"
     assert all(bool(value.isfinite().all()) for value in left.tensors["module"].values())
 
 

@@ -39,7 +39,7 @@ def test_epochs_or_steps() -> None:
     "wrong",
     [{"epochs": 0}, {"steps": -1}, {"lr": 0}, {"lr": math.inf}, {"lr": math.nan}, {"warmup": 1.0}, {"ema": 1.0},
      {"amp": "fp16"}, {"min_lr": 0.5}, {"clip_norm": 0.0}, {"momentum": 1.0}, {"batch_size": 0}, {"keep": "first"},
-     {"learning_rate": 0.1},
+     {"learning_rate": 0.1}, {"min_lr": 0.001, "schedule": "constant"}, {"optimizer": "adamw", "momentum": 0.8},
      {"augmentation": {"mixup": 0.2, "cutmix": 1.0}}, {"augmentation": {"cutout": 1.5}}, {"augmentation": {"rotate": 270}}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:

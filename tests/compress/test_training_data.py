@@ -96,6 +96,16 @@ def changed(**inputs: Any) -> Batch:
     return Batch({**whole.inputs, **inputs}, whole.labels)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16])
+def test_labels_of_any_whole_number_are_int64(tmp_path: Path, dtype: Any) -> None:
+    given, other = batch(0, 4), batch(4, 4)  # types that change from batch to batch would else be read as one
+    assert given.labels is not None
+    samples = spool(Task([Batch(given.inputs, given.labels.astype(dtype)), other]), tmp_path)
+    labels = samples.batch(np.arange(8))[1]
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2, 3] * 2
+
+
 NAN = np.zeros((4, 3), np.float32)
 NAN[2, 1] = np.nan
 WRONG = {
@@ -104,6 +114,8 @@ WRONG = {
     "type": (changed(a=np.zeros((4, 3))), "input 'a' is float64 but the model takes float32"),
     "absent": (Batch({"a": np.zeros((4, 3), np.float32)}), r"hold \['a'\] but the model takes \['b'\] too"),
     "labels": (Batch(batch(4, 4).inputs), "training sample 4: it has no label, and the samples before it have one"),
+    "label type": (Batch(batch(4, 4).inputs, np.zeros(4, np.float32)), r"sample 4: labels are float32 of shape \[4\]; a class"),
+    "label shape": (Batch(batch(4, 4).inputs, np.zeros((4, 1), np.int64)), r"labels are int64 of shape \[4, 1\]"),
     "length": (changed(b=np.zeros(3, np.int64)), "the parts of a batch differ in length"),
 }
 

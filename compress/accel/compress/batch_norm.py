@@ -20,6 +20,8 @@ from accel.model import Signature, TorchModel
 Array = NDArray[Any]
 GROUP = 64
 """Samples in one forward pass: enough for a variance, little enough for memory."""
+_TELLING = 16
+"""Labels that only rise by chance are fewer than this."""
 
 
 def reestimated(
@@ -47,6 +49,11 @@ def reestimated(
 
     silent = reestimate_batch_norm_(module, told())
     notes = [f"bn_reestimate: {path} did not run and kept its statistics" for path in silent]
+    if read.by_class:
+        notes.append(
+            f"warning: bn_reestimate: the first {read.count} samples of {split} come sorted by class, so the statistics are"
+            f" those of a few classes; set data.{split}.shuffle: 0, or raise num_samples"
+        )
     if read.count < num_samples:
         notes.append(f"bn_reestimate: {read.count} samples, all that {split} holds (num_samples is {num_samples})")
     return replace(model, module=module).noting(*notes)
@@ -123,6 +130,7 @@ class _Groups:
     """The first samples of a split, ``GROUP`` at a time in the signature's order; what is left over joins the last group.
 
     A model of a fixed batch gets groups of that size, without what is left over. ``count``: how many samples were given.
+    ``by_class``: they are a part of the split, and their labels only rise, as those of a folder of folders do.
     """
 
     def __init__(self, batches: Iterable[Batch], signature: Signature, limit: int, split: str) -> None:
@@ -131,6 +139,13 @@ class _Groups:
         self._limit = limit
         self._split = split
         self.count = 0
+        self._labels: list[Array] = []
+        self._cut = False
+
+    @property
+    def by_class(self) -> bool:
+        labels = np.concatenate(self._labels) if self._labels else np.empty(0)
+        return self._cut and len(labels) >= _TELLING and bool((labels[1:] >= labels[:-1]).all())
 
     def __iter__(self) -> Iterator[list[Array]]:
         first = self._signature.inputs[0].shape[0] if self._signature.inputs[0].shape else GROUP
@@ -146,6 +161,8 @@ class _Groups:
                 held, holding = [[array[size:] for array in whole]], holding - size
         if holding and not isinstance(first, int):
             yield self._given(_joined(held))
+        elif holding and not self.count:
+            raise DataFault(f"bn_reestimate: {holding} samples do not fill one batch of the model's fixed size {size}")
 
     def _given(self, arrays: list[Array]) -> list[Array]:
         self.count += len(arrays[0])
@@ -155,6 +172,7 @@ class _Groups:
         read = 0
         for batch in self._batches:
             if read >= self._limit:
+                self._cut = True
                 return
             missing = [spec.name for spec in self._signature.inputs if spec.name not in batch.inputs]
             if missing:
@@ -162,6 +180,9 @@ class _Groups:
             arrays = [np.asarray(batch.inputs[spec.name])[: self._limit - read] for spec in self._signature.inputs]
             self._check(arrays, read)
             read += len(arrays[0])
+            if batch.labels is not None:
+                self._labels.append(np.asarray(batch.labels)[: len(arrays[0])])
+                self._cut = self._cut or len(batch.labels) > len(arrays[0])
             yield arrays
 
     def _check(self, arrays: Sequence[Array], read: int) -> None:

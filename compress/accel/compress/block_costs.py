@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from accel.compress.latency_table import structure
 from accel.compress.quiet_library import quiet
+from accel.compress.training_state import state_digest, tensors_of
 from accel.contracts import Job
 from accel.errors import DataFault, PassFault
 from accel.model import TorchModel
@@ -60,7 +61,7 @@ class Judge:
         self._sign = 1.0
         self._asked = 0
         self._reference: _Kept | None = None
-        self._digest = _state_digest(module)
+        self._digest = digest_of(model)
         self._data = task.digest(self._split)
         self.measure = "agreement with the unpruned network"
 
@@ -222,11 +223,7 @@ def objections(module: nn.Module, paths: Iterable[str], run: Callable[[], Sequen
     return found
 
 
-def _state_digest(module: nn.Module) -> str:
-    """Over the network's print (classes, settings), and names, types, shapes and bytes of parameters and buffers."""
-    total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(module)).encode())
-    for name, value in module.state_dict().items():
-        if isinstance(value, Tensor):
-            total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
-            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+def digest_of(model: TorchModel) -> str:
+    """What decides a network's answers: its structure and code, where its factory's code lies, and its weights."""
+    code = model.origin.digest if model.origin is not None else ""
+    return hashlib.sha256(f"{structure(model)} {state_digest(tensors_of(model.module))} {code}".encode()).hexdigest()

@@ -13,7 +13,9 @@ from accel.model import TorchModel
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BnReestimate:
-    """Running means and variances of every batch norm, from ``num_samples`` samples of the split ``data``; labels are not read.
+    """Running means and variances of every batch norm, from the first ``num_samples`` samples of the split ``data``.
+
+    Labels have no part in it; but where those of the samples only rise, a note says that the data is sorted by class.
 
     Pruned nets recover much of their accuracy by this alone (Li et al. 2020, EagleEye, "adaptive batch norm").
     """

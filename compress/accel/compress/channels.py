@@ -44,7 +44,10 @@ def find_groups(module: nn.Module, example: Sequence[Tensor], *, ignored_layers:
         return Found((), tuple(notes))
     silenced = Silenced(module, example, seed=seed)
     trial = {group.name: _half(group, seed + number) for number, group in enumerate(groups)}
-    refused = _refused(groups, lambda some: silenced.objection(edit_of(some, trial)))
+    # Shapes first: what cannot be cut is found by halving, and each trial in numbers is two forward passes.
+    refused = _refused(groups, lambda some: silenced.misfit(edit_of(some, trial)))
+    fitting = [group for group in groups if group.name not in refused]
+    refused |= _refused(fitting, lambda some: silenced.objection(edit_of(some, trial)))
     notes += [f"{', '.join(each.layers)} left alone: {refused[each.name]}" for each in groups if each.name in refused]
     return Found(tuple(group for group in groups if group.name not in refused), tuple(notes))
 

@@ -31,6 +31,7 @@ from accel.compress.feature_layers import (
 )
 from accel.compress.logit_losses import decoupled, rows, soft_divergence, standardized
 from accel.compress.loss_settings import LossTerm, require_teacher_fits
+from accel.compress.training_device import in_layout
 from accel.compress.training_loss import CrossEntropy, require_classes
 from accel.errors import DataFault, PassFault, UsageError
 
@@ -80,6 +81,7 @@ class DistillationLoss(nn.Module):
         self._watched: dict[str, Capture] = {}
         self._asked: dict[str, Capture] = {}
         self._checked = example is not None
+        self._contiguous = False
         layers = [pair for term in self.terms if (pair := term.layers) is not None]
         if example is not None:
             self._prepare(student, _sequence(example), layers, seed)
@@ -140,6 +142,11 @@ class DistillationLoss(nn.Module):
                 require_maps(ours, other, _place(index, term))
             elif (made := adapter(ours, other, seed + index, _place(index, term))) is not None:
                 self.adapters[str(index)] = made
+        try:
+            with torch.no_grad():
+                self._teacher[0](*(in_layout(value.to(device_of(self._teacher[0])), True) for value in inputs))
+        except RuntimeError:  # ``view`` refuses the layout that the student may be trained in
+            self._contiguous = True
 
     def _ask_teacher(self, inputs: Sequence[Tensor], scores: Tensor) -> Tensor | None:
         """The teacher's first output for ``inputs``, where any term needs it."""
@@ -151,7 +158,8 @@ class DistillationLoss(nn.Module):
         kind = scores.device.type
         mixed = torch.autocast(kind, self._teacher_dtype) if self._teacher_dtype is not None else nullcontext()
         with torch.no_grad(), mixed:
-            wanted = first_tensor(teacher(*inputs), "the teacher's output")
+            given = [value.contiguous() for value in inputs] if self._contiguous else inputs
+            wanted = first_tensor(teacher(*given), "the teacher's output")
         if not self._checked:
             self._require_same_classes(scores, wanted)
             require_finite(wanted, "teacher")

@@ -89,14 +89,14 @@ def keep_channels_(module: nn.Module, edit: KeepChannels) -> None:
 
 
 def remove_block_(module: nn.Module, path: str) -> None:
-    """Put an ``nn.Identity`` in the place of the module at ``path``."""
+    """Put an ``nn.Identity`` in the place of the module at ``path``, in the same mode (training or evaluation)."""
     parent, _, leaf = path.rpartition(".")
     try:
         owner = module.get_submodule(parent)
-        owner.get_submodule(leaf)
+        removed = owner.get_submodule(leaf)
     except AttributeError:
         raise ModelFault(f"it has no module {path!r}") from None
-    setattr(owner, leaf, nn.Identity())
+    setattr(owner, leaf, nn.Identity().train(removed.training))
 
 
 def require_parameters(module: nn.Module, edit: Masks) -> None:

@@ -29,7 +29,8 @@ class Capture:
 
     def __call__(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         if layer is self._layer:
-            self._value = first_tensor(output, self._place)
+            # A copy: what comes next may write over it, as nn.ReLU(inplace=True) does, in one net and not in the other.
+            self._value = first_tensor(output, self._place).clone()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # a hook on a copy of the net: it stays this one, which ignores that copy

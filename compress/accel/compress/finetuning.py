@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accel.compress.distill import DistillationLoss
 from accel.compress.loss_settings import LossTerm
-from accel.compress.train import fit_
+from accel.compress.train import fit_, here
 from accel.compress.train_settings import Train
-from accel.compress.training_device import chosen_device, native_bf16
+from accel.compress.training_device import native_bf16, takes_bf16
 from accel.contracts import Job
 from accel.errors import DataFault, ModelFault, PassFault, UsageError
 from accel.model import Signature, TorchModel
@@ -38,25 +38,39 @@ def pass_loss(
     """What ``fit_`` minimizes for ``losses``, with ``job.teacher``, checked on the first samples before anything is trained.
 
     ``student.module`` must be the very module that is trained. ``name``: of the pass, for messages. ``amp_allowed``: as for
-    ``fit_``; the teacher computes in the same precision as the student. Close it afterwards. Raises as ``Finetune``.
+    ``fit_``; the teacher computes in the precision of the student, or in FP32 where ``amp`` is auto and bfloat16 is not for it.
+    Close it afterwards. Raises as ``Finetune``.
     """
     asking = any(term.needs_teacher for term in losses)
     if asking and job.teacher is None:
         raise UsageError(f"{name}: losses need a teacher, and the job has none; give Job.local(..., teacher=...)")
     example = first_samples(job, student.signature, name) if asking else None
-    native = amp_allowed and train.amp == "auto" and native_bf16(chosen_device(train.device, 0))
+    teacher = job.teacher.module if asking and job.teacher is not None else None
     try:
         return DistillationLoss(
             losses,
             student.module,
-            job.teacher.module if asking and job.teacher is not None else None,
+            teacher,
             example,
             label_smoothing=train.label_smoothing,
             seed=job.seed,
-            teacher_dtype=torch.bfloat16 if native or train.amp == "bf16" else None,
+            teacher_dtype=torch.bfloat16 if _in_bf16(student.module, teacher, example, train, amp_allowed) else None,
         )
     except (UsageError, PassFault, ModelFault) as error:
         raise type(error)(f"{name}: {error}") from error.__cause__
+
+
+def _in_bf16(
+    student: nn.Module, teacher: nn.Module | None, example: Sequence[Tensor] | None, train: Train, allowed: bool
+) -> bool:
+    """What the teacher does: as ``fit_`` chooses for the student, and only if both can."""
+    if teacher is None or example is None or train.amp == "off" or not allowed:
+        return False
+    if train.amp == "bf16":
+        return True
+    _, device = here(train)
+    given = [value.to(device) for value in example]
+    return native_bf16(device) and all(takes_bf16(net, given) for net in (student, teacher))
 
 
 def identity_of(losses: Sequence[LossTerm]) -> list[dict[str, Any]]:

@@ -35,15 +35,17 @@ def score_groups(
     seed: int = 0,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> Scores:
-    """Scores of every group that the measure says something about. Means within a group are 1, so that groups can be compared.
+    """Scores of every group that the measure says something about. Means within a group are 1, so that groups can be compared;
+    ``lamp`` compares them as it is: the best channel of each has 1.
 
     A channel's score is the mean over the layers that make or read it of: ``magnitude``: the sum of ``|w| ** p`` (Li et al.
     2017; over all coupled layers, as Fang et al. 2023). ``lamp``: the same with p = 2, divided by the sum of it over this and
     all higher ranked channels (Lee et al. 2021). ``bn_scale``: ``|scale|`` of batch norms (Liu et al. 2017); groups without
-    one get no score. ``fpgm``: the sum of distances to the layer's other filters (He et al. 2019). ``taylor``: the sum of ``|w
-    g|`` (Molchanov et al. 2019). ``hessian``: of ``w² g²``, ``g²`` the mean over samples, which stands for the diagonal of the
-    Hessian (LeCun et al. 1990; Theis et al. 2018). Both read ``gradients`` (see :func:`gradients_of`). ``random``: drawn by
-    ``seed`` and the group's name. Raises ModelFault where a weight is no number.
+    one get no score. ``fpgm``: the sum of distances to the layer's other filters (He et al. 2019); one that is all zero is
+    worth nothing and left out. ``taylor``: the sum of ``|w g|`` (Molchanov et al. 2019). ``hessian``: of ``w² g²``, ``g²``
+    the mean over samples, which stands for the diagonal of the Hessian (LeCun et al. 1990; Theis et al. 2018). Both read
+    ``gradients`` (see :func:`gradients_of`). ``random``: drawn by ``seed`` and the group's name. Raises ModelFault where a
+    weight is no number.
     """
     tensors = dict(module.named_parameters())
     scores: Scores = {}
@@ -62,10 +64,7 @@ def score_groups(
         score = torch.stack(parts).mean(0)
         if not bool(torch.isfinite(score).all()):
             raise ModelFault(f"prune: the weights of {group.name}, or of what is tied to it, hold NaN or Inf")
-        if importance == "lamp":
-            score = _lamp(score)
-        mean = float(score.mean())
-        scores[group.name] = score / mean if mean > 0 else score
+        scores[group.name] = _lamp(score) if importance == "lamp" else _with_mean_one(score)
     return scores
 
 
@@ -86,7 +85,8 @@ def _measured(
     """(n,) float64: a number for each index along the member's dimension."""
     rows = _rows(tensors[member.tensor], member.dim)
     if importance == "fpgm":
-        return torch.cdist(rows, rows).sum(1)
+        alive = rows.any(1)
+        return torch.cdist(rows, rows[alive]).sum(1) * alive
     if importance in DATA_DRIVEN:
         if gradients is None:
             raise PassFault(f"prune: importance {importance} needs gradients from training data")
@@ -105,6 +105,12 @@ def _gathered(group: Group, member: Member, values: Tensor) -> Tensor:
     channels = torch.tensor(member.channels)
     ours = channels != NOT_OURS
     return torch.zeros(group.width, dtype=torch.float64).index_add_(0, channels[ours], values[ours])
+
+
+def _with_mean_one(scores: Tensor) -> Tensor:
+    """Divided by the mean over the channels that have any: those silenced in an earlier step count for nothing."""
+    alive = scores[scores != 0]
+    return scores / alive.mean() if alive.numel() else scores
 
 
 def _lamp(scores: Tensor) -> Tensor:

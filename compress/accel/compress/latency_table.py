@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -100,14 +103,20 @@ def measure(model: TorchModel, variants: Sequence[Variant], job: Job, precision:
 
 
 def structure(model: TorchModel) -> str:
-    """Digest of what decides a network's speed: classes, settings, code and shapes, but no weights. Names count, too."""
+    """Digest of what decides a network's speed: classes, settings, code and shapes, but no weights. Names count, too.
+
+    The code is that of the files that define the modules' classes: a forward calls other methods, and functions beside it.
+    """
     total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model.module)).encode())
     for spec in model.signature.inputs:
         total.update(repr(asdict(spec)).encode())
     for name, tensor in model.module.state_dict().items():
         total.update(f"{name}:{tuple(getattr(tensor, 'shape', ()))}:{getattr(tensor, 'dtype', '')};".encode())
-    for kind in dict.fromkeys(type(part) for part in model.module.modules()):
+    kinds = dict.fromkeys(type(part) for part in model.module.modules())
+    for kind in kinds:
         total.update(_code(kind))
+    for module in sorted({kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] != "torch"}):
+        total.update(_source(module))
     total.update(repr(to_json(edits_of(model.module))).encode())
     return total.hexdigest()
 
@@ -115,6 +124,14 @@ def structure(model: TorchModel) -> str:
 def _code(kind: type[nn.Module]) -> bytes:
     code = getattr(kind.forward, "__code__", None)
     return b"" if code is None else repr((kind.__qualname__, code.co_code, code.co_names, _plain(code.co_consts))).encode()
+
+
+def _source(module: str) -> bytes:
+    """The file that defines the module of this name; nothing for one that is in no file (a notebook's)."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    with suppress(OSError):
+        return b"" if file is None else Path(file).read_bytes()
+    return b""
 
 
 def _plain(constants: Sequence[Any]) -> list[Any]:

@@ -93,11 +93,6 @@ class MaskSchedule:
         self.masks = {name: state[f"mask.{name}"].to(mask.device) for name, mask in self.masks.items()}
         self._apply()
 
-    def adopt(self) -> None:
-        """Take the zeros that the weights have for the masks: the module came with them, from a training that had ended."""
-        self.masks = {layer.name: layer.weight.detach() != 0 for layer in self._layers}
-        self.done = self.total = 1
-
     def _drawn(self, sparsity: float) -> dict[str, Tensor]:
         found = masks(self._layers, sparsity, self._plan)
         return {name: mask & self._held[name].to(mask.device) if name in self._held else mask for name, mask in found.items()}

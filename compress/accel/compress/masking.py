@@ -26,8 +26,6 @@ def masked(model: TorchModel, job: Job, settings: Sparsify) -> TorchModel:
         with pass_loss(result, job, settings.losses, settings.train, "sparsify") as loss:
             identity = {**asdict(settings), "train": None}
             notes = fit_(result, job, settings.train, loss, companions=[schedule], name="sparsify", identity=identity)
-        if not schedule.done:  # fit_ found its finished training in scratch, and gave back the weights alone
-            schedule.adopt()
     else:
         notes = ["masked without training: accuracy falls until a finetune or distill"]
     schedule.finish()

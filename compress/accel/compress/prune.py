@@ -59,13 +59,17 @@ class Prune:
     @model_validator(mode="after")
     def _refuse_what_would_be_ignored(self) -> Self:
         timed = self.constraint is not None and self.constraint.latency_ms is not None
-        unread = _OF_CHANNELS if self.method == "depth" else _OF_ONE_RANKING if timed else ()
-        given = [name for name in unread if getattr(self, name) != _DEFAULTS[name]]
-        if given:
-            who = (
-                "method: depth, which removes blocks by what they cost" if self.method == "depth" else "constraint: latency_ms"
-            )
-            raise ValueError(f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no part in {who}; leave it out")
+        unread: dict[str, str] = dict.fromkeys(_OF_ONE_RANKING if timed else (), "constraint: latency_ms")
+        if self.importance != "magnitude":
+            unread["p"] = f"importance: {self.importance}"
+        if self.importance not in ("taylor", "hessian"):
+            unread["num_samples"] = f"importance: {self.importance}, which reads no data"
+        if self.method == "depth":
+            unread = dict.fromkeys(_OF_CHANNELS, "method: depth, which removes blocks by what they cost")
+        for who in dict.fromkeys(unread.values()):
+            given = [name for name, reader in unread.items() if reader == who and getattr(self, name) != _DEFAULTS[name]]
+            if given:
+                raise ValueError(f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no part in {who}; leave it out")
         return self
 
     @property

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from accel.compress import training_checkpoint
 from accel.compress.distributed import World, from_first, gathered, join, require_share, together
+from accel.compress.edits import to_json
 from accel.compress.train_settings import Train
 from accel.compress.training_batches import Course
 from accel.compress.training_data import TrainingSamples, data_digest, folder_of, opened, spooled
@@ -29,7 +29,7 @@ from accel.compress.training_repeatable import repeatable
 from accel.compress.training_run import Run
 from accel.compress.training_state import state_digest, tensors_of
 from accel.contracts import Job
-from accel.errors import AccelError, DataFault, UsageError
+from accel.errors import AccelError, DataFault, UsageError, WorkFault
 from accel.model import Signature, TorchModel
 
 Loss = Callable[[Sequence[Tensor], Any, Tensor | None], Tensor]
@@ -79,20 +79,29 @@ def fit_(
         raise UsageError(f"{name}: it trains in FP32; set train.amp to auto or off")
     if settings.keep == "best" and (job.task is None or not job.task.has("selection")):
         raise DataFault(f"{name}: train.keep is best, and there is no selection data to choose by; give some, or keep last")
+    world, device = here(settings)
+    samples = _samples(world, job, model.signature)
+    course = _course(settings, samples, model.signature, world, name)
+    bf16 = settings.amp == "bf16" or (settings.amp == "auto" and amp_allowed and native_bf16(device))
+    folder = _folder(world, model, job, settings, name, identity, bf16) if world.first else None
+    start, notes = _begin(world, folder)
+    with torch.inference_mode(False), torch.enable_grad(), repeatable(device, job.seed):
+        run = Run(model, job, settings, loss, companions, name, course, samples, world, device, bf16, folder)
+        try:
+            return run.complete(start, notes)
+        except WorkFault:
+            # A killed run comes back for its data; one that failed may not, and each leaves a copy of them.
+            if world.local_rank == 0 and job.task is not None:
+                shutil.rmtree(folder_of(job.task, model.signature, job.scratch), ignore_errors=True)
+            raise
+        finally:
+            run.leave()
+
+
+def here(settings: Train) -> tuple[World, torch.device]:
+    """This process among those that train, and its device. UsageError for a device that it does not have."""
     world = join(use_cuda=settings.device != "cpu" and torch.cuda.is_available())
-    device = chosen_device(settings.device, world.local_rank)
-    with _quiet_ddp():
-        samples = _samples(world, job, model.signature)
-        course = _course(settings, samples, model.signature, world, name)
-        bf16 = settings.amp == "bf16" or (settings.amp == "auto" and amp_allowed and native_bf16(device))
-        folder = _folder(world, model, job, settings, name, identity) if world.first else None
-        start, notes = _begin(world, folder)
-        with torch.inference_mode(False), torch.enable_grad(), repeatable(device, job.seed):
-            run = Run(model, job, settings, loss, companions, name, course, samples, world, device, bf16, folder)
-            try:
-                return run.complete(start, notes)
-            finally:
-                run.leave()
+    return world, chosen_device(settings.device, world.local_rank)
 
 
 def _samples(world: World, job: Job, signature: Signature) -> TrainingSamples:
@@ -127,15 +136,18 @@ def _course(settings: Train, samples: TrainingSamples, signature: Signature, wor
     return Course(samples.count, batch, per_epoch, settings.total_steps(per_epoch))
 
 
-def _folder(world: World, model: TorchModel, job: Job, settings: Train, name: str, identity: Any) -> Path:
+def _folder(world: World, model: TorchModel, job: Job, settings: Train, name: str, identity: Any, bf16: bool) -> Path:
     """Where this training keeps its checkpoint: another folder for anything that would give another result."""
     assert job.task is not None
     record = {
-        "loop": 1,
+        "loop": 2,
         "settings": {**asdict(settings), "checkpoint_every_s": None},
         "identity": identity,
         "seed": job.seed,
         "module": state_digest(tensors_of(model.module)),
+        "edits": to_json(model.edits),
+        "trained": [key for key, value in model.module.named_parameters() if value.requires_grad],
+        "bf16": bf16,
         "teacher": state_digest(tensors_of(job.teacher.module)) if job.teacher is not None else None,
         "data": data_digest(job.task, model.signature),
         "processes": world.size,
@@ -156,11 +168,3 @@ def _begin(world: World, folder: Path | None) -> tuple[training_checkpoint.Check
         except ValueError as error:
             notes.append(f"warning: {error}; trained from the start")
     return from_first(world, (found, notes))  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _quiet_ddp() -> Iterator[None]:
-    """DistributedDataParallel warns that no parameter was unused; which ones are is not known beforehand."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        yield

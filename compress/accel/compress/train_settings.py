@@ -87,11 +87,15 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
-    def _one_duration(self) -> Train:
+    def _require_settings_that_count(self) -> Train:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give one of epochs and steps")
         if self.min_lr > self.highest_lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.highest_lr:g}")
+        if self.min_lr and self.schedule == "constant":
+            raise ValueError("min_lr: a constant schedule never falls to it; leave it out, or take cosine or linear")
+        if self.optimizer != "sgd" and self.momentum != 0.9:
+            raise ValueError(f"momentum: {self.optimizer} does not read it; leave it out, or take optimizer: sgd")
         return self
 
     @property

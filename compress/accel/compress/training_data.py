@@ -170,8 +170,15 @@ def _checked(batch: Batch, signature: Signature, start: int) -> dict[str, Array]
             raise DataFault(f"training sample {start + row}: input {spec.name!r} holds NaN or Inf; remove or repair the sample")
         arrays[spec.name] = array
     if batch.labels is not None:
-        arrays[_LABELS_KEY] = np.asarray(batch.labels)
+        arrays[_LABELS_KEY] = _labels(np.asarray(batch.labels), start)
     sizes = {name.strip(): len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
         raise DataFault(f"training sample {start}: the parts of a batch differ in length: {sizes}")
     return arrays
+
+
+def _labels(labels: Array, start: int) -> Array:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        shape = list(labels.shape)
+        raise DataFault(f"training sample {start}: labels are {labels.dtype} of shape {shape}; a class index for each expected")
+    return labels.astype(np.int64)

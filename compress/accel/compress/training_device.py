@@ -58,9 +58,9 @@ def takes_bf16(module: nn.Module, inputs: Sequence[Tensor]) -> bool:
 
 
 def runs(module: nn.Module, inputs: Sequence[Tensor], *, channels_last: bool, bf16: bool) -> bool:
-    """Whether a forward pass of a copy succeeds."""
+    """Whether a forward pass of a copy succeeds, where the inputs are."""
     try:
-        trial = copy.deepcopy(module)
+        trial = copy.deepcopy(module).to(inputs[0].device)
         if channels_last:
             channels_last_(trial)
         with torch.no_grad(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bf16):

@@ -24,10 +24,16 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng(derived_seed(seed, "order", epoch)).permutation(count)
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """torch's, numpy's and Python's global random numbers start anew for this step: dropout and the like draw from them."""
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """torch's, numpy's and Python's global random numbers start anew for this step: dropout and the like draw from them.
+
+    Those of the CPU and of ``device``: ``torch.manual_seed`` is for every kind of device, and formats the call stack once for
+    each that is not in use, which takes 1.5 ms a step.
+    """
     number = derived_seed(seed, "step", step, rank)
-    torch.manual_seed(number)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
 

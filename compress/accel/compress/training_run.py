@@ -65,6 +65,7 @@ class Run:
         self.module.to(device)
         if self.extra is not None:
             self.extra.to(device)
+            alike_(world, _trained(self.extra).values())  # made at random, they would differ from process to process
         self.masks = masks_of(self.module)
         self.named = {f"module.{key}": value for key, value in self.module.named_parameters() if value.requires_grad}
         if not self.named:
@@ -90,6 +91,7 @@ class Run:
             self._resume(start)
             if start.record.get("done"):  # killed after the training, in what its pass did next
                 return list(start.record["notes"])
+            notes = [*notes, f"{self.name}: an earlier run was stopped; went on after step {self.record['step']}"]
         self.saved = time.monotonic()
         forward = wrapped(self.world, self.module, self.device)
         total = self.course.total
@@ -121,7 +123,7 @@ class Run:
 
     def _step(self, forward: nn.Module, step: int) -> None:
         total = self.course.total
-        seed_step(self.job.seed, step, self.world.rank)
+        seed_step(self.job.seed, step, self.world.rank, self.device)
         batch = self.batches.of(step, channels_last=self.channels_last)
         for companion in self.companions:
             companion.before_step(step, total)
