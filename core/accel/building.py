@@ -10,20 +10,30 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel import catalog, onnx_file
 from accel.atomic import require_room
-from accel.contracts import Backend, Job, Need, NumberFormat, Pass, RecipeTask, Split
+from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
 from accel.data_use import require_classes, require_metrics, source_of
-from accel.errors import AccelError, DataFault, MissingBackend, PassFault, UsageError, WorkFault
+from accel.errors import AccelError, DataFault, PassFault, UsageError, WorkFault
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, TorchModel
 from accel.origin import torch_origin
 from accel.probe import TargetProbe
-from accel.rebuilding import Sample, axis_sizes, make_task, noise, state_digest, taught_by, teacher_digest, untouched_module
+from accel.rebuilding import (
+    Sample,
+    axis_sizes,
+    make_task,
+    noise,
+    state_digest,
+    task_inputs,
+    taught_by,
+    teacher_digest,
+    untouched_module,
+)
 from accel.recipe.reader import from_document
 from accel.recipe.settings import Recipe
 from accel.stages import Stage, added, describe, execute, keep, read, require_sound, stored, unchanged
@@ -32,12 +42,13 @@ from accel.steps import (
     declared_inputs,
     deploy_key,
     library_version,
-    library_versions,
+    missing,
     settings_of,
     signature_from,
     signature_record,
     source_digest,
     step_key,
+    use_of_data,
 )
 from accel.store import STORE_VERSION, Claim, Entry, Store, digest_of
 from accel.worker import Emit
@@ -66,7 +77,7 @@ class Builder:
 
     def missing(self) -> dict[str, str | None]:
         """For each target: None, or why it cannot be served here (backend, device, or a library that a pass needs)."""
-        return {name: self._missing(target) for name, target in self._targets.items()}
+        return {name: missing(self._recipe, target) for name, target in self._targets.items()}
 
     def data(self) -> dict[str, Any]:
         """Which samples serve for what, and what is suspicious about them. Reads the data once; kept in the store."""
@@ -173,23 +184,24 @@ class Builder:
         needs = a_pass.needs
         profile = catalog.backend(target.backend).quantization if "profile" in needs else None
         seen_target = target if "target" in needs else None
-        probed = self._probed(a_pass, target)
+        probe = self._probe(a_pass, target)
         name = step_key(
             key,
             a_pass,
             source=stage.digest,
-            data=self._data_digests(needs),
+            data={**self._data_digests(needs), **use_of_data(self._recipe, a_pass)},
             profile=profile,
-            target=seen_target or (probed and probed[0]),
+            target=seen_target,
             seed=self._recipe.seed,
-            teacher=teacher_digest(self._recipe, self._policy, a_pass, lambda: self._untouched.digest),
-            precision=probed and probed[1],
+            teacher=teacher_digest(self._recipe, self._policy, a_pass, lambda: self._untouched.digest, build=True),
+            probe=None if probe is None else {**probe.identity, "precision": probe.precision},
         )
         record: dict[str, Any] = {"target": target.name, "name": key, "settings": settings_of(a_pass), "key": name}
 
         def run(claim: Claim) -> dict[str, Any]:
             started = time.perf_counter()
             given = stage.load()
+            teacher = taught_by(self._recipe, self._policy, a_pass, self._untouched.load)
             job = Job(
                 folder=claim.folder,
                 scratch=claim.scratch,
@@ -199,21 +211,22 @@ class Builder:
                 profile=profile,
                 target=seen_target,
                 execute=self._execute,
-                teacher=taught_by(self._recipe, self._policy, a_pass, self._untouched.load),
-                probe=probed and self._probe(*probed),
-                memo=self._memo,
+                teacher=teacher,
+                probe=probe,
+                memo=partial(self._memo, use_of_data(self._recipe, a_pass)),
             )
             result = self._guarded(key, lambda: a_pass(given, job))
-            meta = self._guarded(key, lambda: keep(result, claim.folder, self._policy))
+            meta = self._guarded(key, lambda: keep(key, result, claim.folder, self._policy))
             back = read(claim.folder, meta, self._policy, self._recipe.seed)
             self._require_sound(key, result, back)
             return {
                 "name": key,
                 **meta,
                 "notes": added(given, result),
-                # With the step, so that they are said again where it is stored: of the model, and of the data it has read.
+                # With the step, so that they are said again where it is stored: of the models, and of the data it has read.
                 "warnings": [
                     *(given.notes if isinstance(given, TorchModel) else ()),
+                    *(teacher.notes if teacher is not None else ()),
                     *(self._task.warnings if self._task is not None and set(SPLITS) & needs else ()),
                 ],
                 "unchanged": unchanged(given, back),
@@ -233,26 +246,22 @@ class Builder:
         inputs = self._batch(("calibration", "training", "validation"), fixed[0] if fixed else 2)
         require_sound(key, result, back, inputs, lambda model, given: execute(model, given, self._store.folder / "runs"))
 
-    def _probed(self, a_pass: Pass, target: Target) -> tuple[Target, NumberFormat] | None:
-        """On which target and in which number format a pass tries candidates out; None for one that does not."""
+    def _probe(self, a_pass: Pass, target: Target) -> TargetProbe | None:
+        """What a pass tries candidates out with, for ``target`` or the one that it names; None for one that does not."""
         if "probe" not in a_pass.needs:
             return None
         name = getattr(a_pass, "probe_target", None)
         if name is not None and name not in self._targets:
             raise UsageError(f"there is no target {name!r} to measure on; the targets are {', '.join(self._targets)}")
-        chosen = self._targets[name] if name is not None else target
-        quantizes = any(entry.type == "quantize" for entry in self._recipe.passes)
-        return replace(chosen, batch=self._recipe.benchmark.batch_sizes[0]), "int8" if quantizes else "fp32"
-
-    def _probe(self, target: Target, precision: NumberFormat) -> TargetProbe:
         size = self._recipe.benchmark.batch_sizes[0]
-        specs = self._untouched.load().signature.inputs
-        sizes = axis_sizes(specs, self._batch(("calibration", "training", "validation"), size))
+        specs = task_inputs(self._recipe)
+        varies = any(isinstance(axis, str) for spec in specs for axis in spec.shape[1:])
+        sizes = axis_sizes(specs, self._batch(("calibration", "training", "validation"), size)) if varies else {}
         return TargetProbe(
-            target,
+            self._targets[name] if name is not None else target,
             folder=self._store.folder / "runs",
             sample=Sample(None, size, self._recipe.seed, sizes),
-            precision=precision,
+            precision="int8" if any(entry.type == "quantize" for entry in self._recipe.passes) else "fp32",
             task=self._task,
             seed=self._recipe.seed,
             lock=self._store.folder / "locks" / "timing.lock",
@@ -262,9 +271,9 @@ class Builder:
     def _progress(self, done: int, total: int, what: str) -> None:
         self._emit({"done": done, "total": total, "what": what})
 
-    def _memo(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """What ``compute`` gave for an equal ``key`` in this run or an earlier one."""
-        name = digest_of({"store": STORE_VERSION, "memo": dict(key)})
+    def _memo(self, use: Mapping[str, Any], key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """What ``compute`` gave for an equal ``key``, and the same ``use`` of data, in this run or an earlier one."""
+        name = digest_of({"store": STORE_VERSION, "memo": dict(key), "use": dict(use)})
         entry = self._store.find(name)
         if entry is None:
             with self._store.claim(name, waiting=self._wait) as claim:
@@ -356,17 +365,6 @@ class Builder:
 
     def _execute(self, path: Path, inputs: Mapping[str, Array]) -> Sequence[Array]:
         return execute(onnx_file.read(path), inputs, self._store.folder / "runs")
-
-    def _missing(self, target: Target) -> str | None:
-        reason: str | None = catalog.backend(target.backend).unavailable(target.device)
-        if reason is not None:
-            return reason
-        try:
-            for key, a_pass in self._recipe.passes_for(target):
-                library_versions(a_pass.libraries, asked_by=key)
-        except MissingBackend as error:
-            return str(error)
-        return None
 
     def _wait(self) -> None:
         self._emit({"what": "waiting for another run that makes this step"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from accel import catalog, onnx_file
@@ -16,6 +16,7 @@ from accel.model_source import ModelSource
 from accel.origin import torch_model, torch_origin
 from accel.recipe.settings import Recipe
 from accel.steps import SPLITS, declared_inputs, selects
+from accel.store import digest_of
 
 if TYPE_CHECKING:
     from accel.contracts import Array
@@ -59,28 +60,43 @@ def untouched_module(recipe: Recipe, policy: ImportPolicy) -> TorchModel:
     return torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
 
 
-def teacher_digest(recipe: Recipe, policy: ImportPolicy, a_pass: Pass, baseline: Callable[[], str | None]) -> str | None:
+def teacher_digest(
+    recipe: Recipe, policy: ImportPolicy, a_pass: Pass, baseline: Callable[[], str | None], *, build: bool = False
+) -> str | None:
     """What identifies the model that a pass learns from; None for a pass without one, or where ``baseline`` gives None.
 
-    Reads bytes and imports nothing.
+    A teacher whose factory loads or draws its own weights is known by these alone: with ``build`` it is built, else None.
+    Otherwise reads bytes and imports nothing.
     """
     if "teacher" not in a_pass.needs:
         return None
     chosen = a_pass.teacher  # type: ignore[attr-defined]
-    return baseline() if chosen == "baseline" else _teacher_origin(recipe, policy, chosen).digest
+    if chosen == "baseline":
+        return baseline()
+    origin = _teacher_origin(recipe, policy, chosen)
+    if origin.weights is not None:
+        return origin.digest
+    if not build:
+        return None
+    built = torch_model(origin, declared_inputs(recipe), policy, recipe.seed)
+    return digest_of({"origin": origin.digest, "state": state_digest(built)})
 
 
 def taught_by(recipe: Recipe, policy: ImportPolicy, a_pass: Pass, baseline: Callable[[], Model]) -> TorchModel | None:
-    """The model that a pass learns from, built here; ``baseline`` gives the one before the first pass."""
+    """The model that a pass learns from, built here; ``baseline`` gives the one before the first pass.
+
+    Its notes are what is to be said of it alone: of the baseline nothing, which the run tells anyway.
+    """
     if "teacher" not in a_pass.needs:
         return None
     chosen = a_pass.teacher  # type: ignore[attr-defined]
     if chosen != "baseline":
-        return torch_model(_teacher_origin(recipe, policy, chosen), declared_inputs(recipe), policy, recipe.seed)
+        built = torch_model(_teacher_origin(recipe, policy, chosen), declared_inputs(recipe), policy, recipe.seed)
+        return replace(built, notes=tuple(f"teacher: {note}" for note in built.notes))
     found = baseline()
     if not isinstance(found, TorchModel):
         raise UsageError("teacher: baseline is an ONNX file here, and only a torch model can teach; name one by its factory")
-    return found
+    return replace(found, notes=())
 
 
 def _teacher_origin(recipe: Recipe, policy: ImportPolicy, source: ModelSource) -> Origin:

@@ -37,9 +37,17 @@ class Stage:
     load: Callable[[], Model]
 
 
-def keep(result: Model, folder: Path, policy: ImportPolicy) -> dict[str, Any]:
-    """Leave ``result`` in ``folder``, and give what the entry remembers of it. UsageError for a module without an origin."""
+def keep(key: str, result: Model, folder: Path, policy: ImportPolicy) -> dict[str, Any]:
+    """Leave ``result`` in ``folder``, and give what the entry remembers of it. ``key``: the pass, for errors.
+
+    PassFault for a module without an origin, which nothing could build again, and for one in training mode.
+    """
     if isinstance(result, TorchModel):
+        if result.origin is None:
+            raise PassFault(f"{key}: gave a module without its origin; give on the model that it got, by dataclasses.replace")
+        training = next((name or "the module" for name, part in result.module.named_modules() if part.training), None)
+        if training is not None:
+            raise PassFault(f"{key}: left {training} in training mode; call eval() on the module that it gives")
         from accel.compress import saved
 
         saved.save(result, folder, base=policy.folder)
@@ -95,10 +103,15 @@ def _require_same(key: str, result: TorchModel, found: Sequence[Array], wanted: 
     import numpy as np
 
     for spec, one, other in zip(result.signature.outputs, found, wanted, strict=True):
+        if one.shape != other.shape:
+            raise PassFault(
+                f"{key}: the module does not read back as it was: output {spec.name} has shape {list(one.shape)} instead of"
+                f" {list(other.shape)}"
+            )
         reference = np.asarray(other, np.float64)
         largest = float(np.abs(reference).max(initial=0.0))
         difference = float(np.abs(np.asarray(one, np.float64) - reference).max(initial=0.0))
-        if difference > _SAME * max(largest, 1e-6):
+        if not difference <= _SAME * max(largest, 1e-6):  # nor where it is NaN
             raise PassFault(
                 f"{key}: the module does not read back as it was: output {spec.name} differs by {difference:.3g} (largest value"
                 f" {largest:.3g}); does its factory give something else each time, or does it keep state outside parameters and"

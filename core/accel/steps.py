@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+from accel import catalog
+from accel.code_digest import of_folder, of_package
 from accel.contracts import Pass, QuantizationProfile, Split
 from accel.distributions import installed
 from accel.errors import MissingBackend
 from accel.model import Signature, Target, TensorSpec
+from accel.recipe.passes import takes
 from accel.recipe.settings import Recipe
 from accel.store import STORE_VERSION, digest_of
+from accel.tasks.splits import part
 
 _EXTRAS: Mapping[str, str] = {
     "onnxruntime": "onnxruntime",
@@ -50,6 +55,17 @@ def library_versions(distributions: tuple[str, ...], *, asked_by: str) -> dict[s
     return found
 
 
+def missing(recipe: Recipe, target: Target) -> str | None:
+    """None, or why the target cannot be served here: its backend, its device, or a library that a pass needs."""
+    reason: str | None = catalog.backend(target.backend).unavailable(target.device)
+    try:
+        for key, a_pass in recipe.passes_for(target) if reason is None else ():
+            library_versions(a_pass.libraries, asked_by=key)
+    except MissingBackend as absent:
+        return str(absent)
+    return reason
+
+
 def settings_of(a_pass: Pass) -> dict[str, Any]:
     """The settings as JSON-ready values."""
     if not is_dataclass(a_pass):
@@ -76,16 +92,17 @@ def step_key(
     a_pass: Pass,
     *,
     source: str,
-    data: Mapping[str, str],
+    data: Mapping[str, Any],
     profile: QuantizationProfile | None,
     target: Target | None,
     seed: int,
     teacher: str | None = None,
-    precision: str | None = None,
+    probe: Mapping[str, Any] | None = None,
 ) -> str:
-    """The key of one step. ``source``: digest of the model that goes in; ``data``: split to digest, for the splits it needs.
+    """The key of one step. ``source``: digest of the model that goes in; ``data``: split to digest, for the splits it needs,
+    and :func:`use_of_data`.
 
-    ``teacher``: digest of the model it learns from; ``precision``: what it times its candidates in, on ``target``.
+    ``teacher``: digest of the model it learns from; ``probe``: what its timings depend on, and their number format.
     """
     return digest_of(
         {
@@ -99,10 +116,30 @@ def step_key(
             "target": None if target is None else asdict(target),
             "seed": seed,
             "teacher": teacher,
-            "precision": precision,
+            "probe": None if probe is None else dict(probe),
             "libraries": library_versions(a_pass.libraries, asked_by=catalogue_key),
         }
     )
+
+
+def use_of_data(recipe: Recipe, a_pass: Pass) -> dict[str, Any]:
+    """What decides a step's result beside the samples: how many a module sees together, and what selection is judged by.
+
+    A metric of the user's counts with the code that it can reach. Imports nothing.
+    """
+    found: dict[str, Any] = {}
+    splits: tuple[Split, ...] = ("training", "calibration")  # passes on files take samples in batches of their own
+    for split in splits if takes(type(a_pass)) == {"TorchModel"} else ():
+        if split in a_pass.needs and (share := part(recipe.data, split, selects(recipe))) is not None:
+            found[f"{split} batch"] = share.source.batch_size
+    if "selection" in a_pass.needs and recipe.task is not None:
+        found["metrics"] = [[metric, _code(metric, recipe.folder)] for metric in recipe.task.metrics]
+    return found
+
+
+def _code(metric: str, folder: Path) -> str:
+    left = metric.rpartition(":")[0]
+    return of_folder(folder) if left.endswith(".py") else of_package(left) if left else ""
 
 
 def _dialect(profile: QuantizationProfile) -> dict[str, Any]:

@@ -314,3 +314,34 @@ def test_weights_that_are_no_numbers_are_the_models_fault() -> None:
 def test_the_same_seed_gives_the_same_groups() -> None:
     module, example = network("depthwise, squeeze-excite")
     assert find_groups(module, [example], seed=3) == find_groups(module, [example], seed=3)
+
+
+def test_layers_that_make_outputs_are_found_by_cheap_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight layers, four of them outputs: one comparison in numbers, however many trials of shapes."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+            self.heads = nn.ModuleList(nn.Linear(6, 4) for _ in range(4))
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            found = []
+            for layer, head in zip(self.trunk, self.heads, strict=True):
+                x = torch.tanh(layer(x))
+                found.append(head(x))
+            return found
+
+    compared: list[KeepChannels] = []
+    whole = Silenced.objection
+
+    def objection(self: Silenced, edit: KeepChannels) -> str | None:
+        compared.append(edit)
+        return whole(self, edit)
+
+    monkeypatch.setattr(Silenced, "objection", objection)
+    torch.manual_seed(0)
+    found = find_groups(Heads(), [torch.randn(2, 6)])
+    assert [group.name for group in found.groups] == [f"trunk.{number}" for number in range(4)]
+    assert len(compared) == 1
+    assert sum("would shrink from [1, 4] to [1, 2]" in note for note in found.notes) == 4

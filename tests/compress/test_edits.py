@@ -99,8 +99,15 @@ def test_masks_are_the_zeros_of_what_is_still_there() -> None:
     assert set(masks) == {"3.weight", "4.0.weight"}
     assert not masks["3.weight"][0].any() and masks["3.weight"][1:].all() and masks["4.0.weight"].all()
     remove_block_(net, "4")
-    assert not net.get_submodule("4").training  # as the block was
     assert set(masks_of(net)) == {"3.weight"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_takes_a_blocks_place_is_in_its_mode(training: bool) -> None:
+    """A backend refuses a module any part of which is in training mode."""
+    net = network().train(training)
+    remove_block_(net, "4")
+    assert all(part.training == training for part in net.modules())
 
 
 def test_json_gives_the_same_back() -> None:

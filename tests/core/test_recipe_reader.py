@@ -303,7 +303,7 @@ def test_a_value_out_of_range_is_refused(home: Path, line: str, says: str) -> No
         ("task: {type: image_classification, metrics: []}", "found an empty list, allowed: top1, top5"),
         ("task: {type: image_classification, preprocess: {color: grey}}", "allowed: rgb, bgr, gray; did you mean 'gray'?"),
         ("passes: [{type: quantize, engine: nnfc}]", "allowed: auto, onnxruntime, nncf; did you mean 'nncf'?"),
-        ("passes: [{type: quantize, approach: dynamic}]", "found 'dynamic', allowed: static"),
+        ("passes: [{type: quantize, approach: dynamic}]", "found 'dynamic', allowed: qat, static"),
         ("passes: [{type: simplify, engine: nncf}]", "simplify has none, leave the key out"),
     ],
 )
@@ -314,7 +314,10 @@ def test_a_wrong_word_lists_the_right_ones(home: Path, line: str, says: str) -> 
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ("{type: prun}", "found 'prun'; the passes are export_onnx, simplify, quantize"),
+        (
+            "{type: prun}",
+            "the passes are prune, sparsify, finetune, distill, bn_reestimate, quantize, export_onnx, simplify; did you",
+        ),
         ("{type: quantise}", "did you mean 'quantize'?"),
         ("{approach: static}", "the key 'type' is missing; the passes are"),
         ("{type: 3}", "found 3; the passes are"),

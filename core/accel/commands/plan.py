@@ -20,7 +20,7 @@ from accel.rebuilding import teacher_digest
 from accel.recipe.checks import require_allowed
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
-from accel.steps import declared_inputs, selects, settings_of, source_digest, step_key
+from accel.steps import declared_inputs, missing, selects, settings_of, source_digest, step_key, use_of_data
 from accel.store import Store
 from accel.tasks.digests import split_digest
 from accel.tasks.splits import part
@@ -111,7 +111,7 @@ def planned(recipe: Recipe, target: Target, store: Store, policy: ImportPolicy) 
         target.device,
         target.precision,
         target.optional,
-        backend.unavailable(target.device),
+        missing(recipe, target),
         asdict(backend.quantization),
         str(target.options.get("format", "onnx")),
         steps,
@@ -140,7 +140,7 @@ def _key(
     """The step's key, or None where something that is only known at run time decides it."""
     if source is None:
         return None
-    data: dict[str, str] = {}
+    data = use_of_data(recipe, a_pass)
     for split in get_args(Split):
         if split in a_pass.needs:
             digest = _data_digest(recipe, split)
@@ -148,7 +148,7 @@ def _key(
                 return None
             data[split] = digest
     if "probe" in a_pass.needs:
-        return None  # which depends on the whole recipe, and is asked only of a run
+        return None  # which may need data, and asks the machine: a run does that
     teacher = teacher_digest(recipe, policy, a_pass, lambda: _source(recipe, policy))
     if teacher is None and "teacher" in a_pass.needs:
         return None

@@ -201,7 +201,7 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
             _baseline(once, index, entry, made, first)
-            _probe_target(once, index, made, sections.get("targets") or ())
+            _probe_target(once, index, made, target, sections.get("targets") or ())
             accepted = takes(type(made))
             if kind is not None and kind not in accepted:
                 once(("passes", index), f"{leaf.type} takes {_article(accepted)}, but {_gave(last, kind)}; {_way(kind)}")
@@ -252,12 +252,20 @@ def _baseline(once: Any, index: int, entry: PassEntry, made: Pass, first: Kind |
         once(("passes", index, "teacher"), f"the baseline is an ONNX file, and only a torch model can teach; {way}")
 
 
-def _probe_target(once: Any, index: int, made: Pass, targets: Sequence[TargetSettings]) -> None:
+def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, targets: Sequence[TargetSettings]) -> None:
+    """What a pass measures on, its own target where it names none: it is there, and runs files."""
+    if "probe" not in made.needs:
+        return
     name = getattr(made, "probe_target", None)
-    known = [target.name for target in targets]
-    if "probe" in made.needs and name is not None and name not in known:
-        near = suggestion(name, known) or f"; the targets are {', '.join(known)}"
+    known = {each.name: each for each in targets}
+    if name is not None and name not in known:
+        near = suggestion(name, list(known)) or f"; the targets are {', '.join(known)}"
         once(("passes", index, "constraint", "target"), f"there is no target {shown(name)}{near}")
+        return
+    measured = target if name is None else known[name]
+    if kind_for_backend(measured.backend) == "TorchModel":
+        found = f"candidates are timed as ONNX files, and {measured.name} ({measured.backend}) runs none"
+        once(("passes", index), f"{found}; name another target: `constraint: {{latency_ms: ..., target: NAME}}`")
 
 
 def _needs(once: Any, index: int, leaf: Leaf, needs: frozenset[str], settings: DataSettings | None) -> None:
