@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from accel import catalog, onnx_file
 from accel.contracts import Pass, RecipeTask
-from accel.errors import UsageError
+from accel.errors import ModelFault, UsageError
 from accel.imports import ImportPolicy
 from accel.model import Model, Origin, Signature, TensorSpec, TorchModel
 from accel.model_source import ModelSource
@@ -91,7 +91,10 @@ def taught_by(recipe: Recipe, policy: ImportPolicy, a_pass: Pass, baseline: Call
         return None
     chosen = a_pass.teacher  # type: ignore[attr-defined]
     if chosen != "baseline":
-        built = torch_model(_teacher_origin(recipe, policy, chosen), declared_inputs(recipe), policy, recipe.seed)
+        try:
+            built = torch_model(_teacher_origin(recipe, policy, chosen), declared_inputs(recipe), policy, recipe.seed)
+        except (ModelFault, UsageError) as error:
+            raise type(error)(f"teacher: {error}") from None
         return replace(built, notes=tuple(f"teacher: {note}" for note in built.notes))
     found = baseline()
     if not isinstance(found, TorchModel):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel import catalog, onnx_file
 from accel.contracts import Backend
-from accel.errors import PassFault
+from accel.errors import ModelFault, PassFault, WorkFault
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, TorchModel
 from accel.steps import signature_from, signature_record
@@ -91,8 +91,14 @@ def require_sound(key: str, result: Model, read_back: Model, inputs: Mapping[str
     else:
         from accel import checkpoint
 
-        checkpoint.require_finite(read_back.module)
-    outputs = execute(read_back, inputs)
+        try:
+            checkpoint.require_finite(read_back.module)
+        except ModelFault as error:
+            raise PassFault(f"{key}: gave a model whose {error}") from None
+    try:
+        outputs = execute(read_back, inputs)
+    except WorkFault as error:
+        raise PassFault(f"{key}: gave a model that does not run: {error}") from error
     for spec, output in zip(read_back.signature.outputs, outputs, strict=True):
         require_finite_output(f"{key}: output {spec.name}", output)
     if isinstance(result, TorchModel):

@@ -183,7 +183,7 @@ def checkpoints(project: Project) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     with suppress(OSError):  # a step that is finished meanwhile takes its folder along
         for path in (project.cache / "accel" / "scratch").glob("*/training_*/checkpoint.safetensors"):
-            with safe_open(path, "pt") as file:
+            with safe_open(path, "np") as file:  # "pt" opens the path a second time, and it may be another file by then
                 found[path.parent.name.split("_")[1]] = json.loads(file.metadata()["record"])
     return found
 
