@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from accel.compress.distill import DistillationLoss
-from accel.compress.feature_layers import attention_distance, feature_distance
 from accel.compress.loss_settings import LossTerm
+from accel.compress.training.feature_layers import attention_distance, feature_distance
 from accel.errors import DataFault, ModelFault, PassFault, UsageError
 
 Array = NDArray[np.float64]

@@ -22,7 +22,7 @@ from accel.compress.edits import add_edit_
 from accel.compress.finetune import Distill, Finetune
 from accel.compress.loss_settings import LossTerm
 from accel.compress.train_settings import Augmentation, Train
-from accel.compress.training_device import native_bf16
+from accel.compress.training.device import native_bf16
 from accel.contracts import Batch, Job, Predict, Score, Split
 from accel.errors import DataFault, ModelFault, PassFault, RecipeError, UsageError
 from accel.model import Masks, Signature, TensorSpec, TorchModel
@@ -296,7 +296,7 @@ def test_a_killed_distillation_goes_on_and_ends_with_the_same_weights(tmp_path: 
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("accel.compress.training_run._PROGRESS_S", 0.0)
+        patch.setattr("accel.compress.training.run._PROGRESS_S", 0.0)
         step(model(), job(tmp_path / "killed", teacher=teacher, progress=kill))
     seen: list[str] = []
     again = step(model(), job(tmp_path / "killed", teacher=teacher, progress=lambda done, total, what: seen.append(what)))
@@ -315,7 +315,7 @@ PROCESS = """
 import importlib.util, sys
 from pathlib import Path
 import torch, torch.distributed as dist
-from accel.compress.training_state import state_digest, tensors_of
+from accel.compress.training.state import state_digest, tensors_of
 
 spec = importlib.util.spec_from_file_location("tiny", sys.argv[1])
 tiny = importlib.util.module_from_spec(spec)

@@ -14,10 +14,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from accel.compress.channel_costs import count_macs, count_params
 from accel.compress.edits import add_edit_, edits_of, replay_
 from accel.compress.prune import Prune, prune_channels
 from accel.compress.prune_settings import Constraint
+from accel.compress.pruning.channel_costs import count_macs, count_params
 from accel.contracts import Batch, Job, Split
 from accel.errors import DataFault, PassFault, UsageError
 from accel.model import KeepChannels, Masks, QuantizeAware, Signature, TensorSpec, TorchModel

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from accel.compress.export_onnx import ExportOnnx
 from accel.compress.loss_settings import LossTerm
+from accel.compress.qat.module import QuantizeAwareModule
+from accel.compress.qat.training import FreezeSchedule
 from accel.compress.quantize_aware import (
     PROFILES,
     IgnoredModules,
@@ -27,8 +29,6 @@ from accel.compress.quantize_aware import (
     convert_qat,
     prepare_qat,
 )
-from accel.compress.quantize_aware_module import QuantizeAwareModule
-from accel.compress.quantize_aware_training import FreezeSchedule
 from accel.compress.train_settings import Train
 from accel.contracts import Batch, Job, Predict, Score, Split
 from accel.errors import DataFault, MissingBackend, PassFault, UsageError
@@ -256,7 +256,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 def test_without_torchao_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "accel.compress.pt2e", raising=False)
+    monkeypatch.delitem(sys.modules, "accel.compress.qat.pt2e", raising=False)
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(MissingBackend, match=r"pip install 'accel-toolkit\[qat\]'"):
         prepare_qat(net, torch.zeros(2, 2, 8, 8))

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from pydantic import TypeAdapter, ValidationError
 
-from accel.compress import training_checkpoint
 from accel.compress.calibration import Calibration
 from accel.compress.edits import edits_of, masks_of
 from accel.compress.export_onnx import ExportOnnx
 from accel.compress.finetune import Finetune
 from accel.compress.loss_settings import LossTerm
+from accel.compress.masks.sparsity import is_n_m
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
 from accel.compress.simplify import Simplify
 from accel.compress.sparsify import Sparsify
-from accel.compress.sparsity import is_n_m
 from accel.compress.train_settings import Train
+from accel.compress.training import checkpoint as training_checkpoint
 from accel.contracts import Batch, Job, Predict, Score, Split
 from accel.errors import PassFault
 from accel.model import Masks, OnnxModel, TorchModel

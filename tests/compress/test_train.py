@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from accel.compress.edits import add_edit_
 from accel.compress.train import fit_
 from accel.compress.train_settings import Augmentation, Train
-from accel.compress.training_checkpoint import path_in, read
-from accel.compress.training_device import native_bf16
-from accel.compress.training_loss import CrossEntropy
+from accel.compress.training.checkpoint import path_in, read
+from accel.compress.training.device import native_bf16
+from accel.compress.training.task_loss import CrossEntropy
 from accel.contracts import Batch, Job, Predict, Score, Split
 from accel.errors import DataFault, ModelFault, PassFault, UsageError
 from accel.model import Masks, Signature, TensorSpec, TorchModel

@@ -273,7 +273,7 @@ def _require_good_state(error: str, step: int) -> None:
     """What the error names is a checkpoint from before ``step``, and all of it is finite."""
     import torch
 
-    from accel.compress import training_checkpoint
+    from accel.compress.training import checkpoint as training_checkpoint
 
     named = re.search(r"the last good state is in (.*)/checkpoint\.safetensors$", error.strip())
     assert named, error

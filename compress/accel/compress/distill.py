@@ -17,7 +17,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from accel.compress.feature_layers import (
+from accel.compress.loss_settings import LossTerm, require_teacher_fits
+from accel.compress.training.device import in_layout
+from accel.compress.training.feature_layers import (
     Capture,
     adapter,
     attention_distance,
@@ -29,10 +31,8 @@ from accel.compress.feature_layers import (
     require_finite,
     require_maps,
 )
-from accel.compress.logit_losses import decoupled, rows, soft_divergence, standardized
-from accel.compress.loss_settings import LossTerm, require_teacher_fits
-from accel.compress.training_device import in_layout
-from accel.compress.training_loss import CrossEntropy, require_classes
+from accel.compress.training.logit_losses import decoupled, rows, soft_divergence, standardized
+from accel.compress.training.task_loss import CrossEntropy, require_classes
 from accel.errors import DataFault, PassFault, UsageError
 
 

@@ -118,7 +118,7 @@ def masks_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _prepared(module: nn.Module, signature: Signature, edit: QuantizeAware) -> nn.Module:
-    from accel.compress.pt2e import prepare  # torchao takes seconds, and is there only where it is needed
+    from accel.compress.qat.pt2e import prepare  # torchao takes seconds, and is there only where it is needed
 
     return prepare(module, signature, edit)
 

@@ -15,7 +15,7 @@ from accel.compress.distill import DistillationLoss
 from accel.compress.loss_settings import LossTerm
 from accel.compress.train import fit_, here
 from accel.compress.train_settings import Train
-from accel.compress.training_device import native_bf16, takes_bf16
+from accel.compress.training.device import native_bf16, takes_bf16
 from accel.contracts import Job
 from accel.errors import DataFault, ModelFault, PassFault, UsageError
 from accel.model import Signature, TorchModel

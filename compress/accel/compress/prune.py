@@ -17,7 +17,7 @@ from accel.model import TorchModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from accel.compress.importance import Labelled, Loss
+    from accel.compress.pruning.importance import Labelled, Loss
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -95,14 +95,14 @@ class Prune:
         data that ``taylor`` and ``hessian`` need and cannot have; MissingBackend without torch-pruning.
         """
         if self.method == "depth":
-            from accel.compress.blocks import remove_blocks
+            from accel.compress.pruning.blocks import remove_blocks
 
             return remove_blocks(model, job, self)
         if self.constraint is not None and self.constraint.latency_ms is not None:
-            from accel.compress.latency_pruning import prune_to_latency
+            from accel.compress.pruning.latency_pruning import prune_to_latency
 
             return prune_to_latency(model, job, self)
-        from accel.compress.channel_pruning import prune_model
+        from accel.compress.pruning.channel_pruning import prune_model
 
         return prune_model(model, job, self)
 
@@ -144,7 +144,7 @@ def prune_channels(
 
     Raises UsageError for settings that contradict each other; otherwise as :class:`Prune`.
     """
-    from accel.compress.channel_pruning import gradients_from, prune, require_tensors
+    from accel.compress.pruning.channel_pruning import gradients_from, prune, require_tensors
 
     settings = {
         "pruning_ratio": pruning_ratio,

@@ -97,7 +97,7 @@ class QuantizeAwareTraining:
         follow the module, naming it; DataFault for data that is missing or does not fit; MissingBackend without torchao; and as
         ``finetune`` does."""
         _require_torchao()
-        from accel.compress.quantize_aware_training import trained
+        from accel.compress.qat.training import trained
 
         return trained(model, job, self)
 
@@ -123,7 +123,7 @@ def prepare_qat(
             raise UsageError(f"prepare_qat: there is no profile {profile!r}; there are {', '.join(PROFILES)}")
         profile = PROFILES[profile]
     _require_torchao()
-    from accel.compress.quantize_aware_training import prepared_on
+    from accel.compress.qat.training import prepared_on
 
     return prepared_on(net, example, profile, ignored)
 
@@ -135,8 +135,8 @@ def convert_qat(prepared: nn.Module) -> nn.Module:
     ``prepared``: of :func:`prepare_qat`, or of a loaded model; it stays as it is. UsageError for any other module.
     """
     _require_torchao()
-    from accel.compress.pt2e import converted
-    from accel.compress.quantize_aware_module import QuantizeAwareModule
+    from accel.compress.qat.module import QuantizeAwareModule
+    from accel.compress.qat.pt2e import converted
 
     if not isinstance(prepared, QuantizeAwareModule):
         raise UsageError(f"convert_qat: a module of prepare_qat expected, found {type(prepared).__name__}")
@@ -145,7 +145,7 @@ def convert_qat(prepared: nn.Module) -> nn.Module:
 
 def _require_torchao() -> None:
     try:
-        import accel.compress.pt2e  # noqa: F401
+        import accel.compress.qat.pt2e  # noqa: F401
     except ModuleNotFoundError as absent:
         if (absent.name or "").partition(".")[0] != "torchao":
             raise

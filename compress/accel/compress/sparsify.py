@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from accel.compress.loss_settings import TASK_ONLY, Losses, Teacher, require_teacher_fits, require_train_fits
-from accel.compress.sparsity_plan import UNSTRUCTURED, Plan, Schedule, pattern_of, plan
+from accel.compress.masks.sparsity_plan import UNSTRUCTURED, Plan, Schedule, pattern_of, plan
 from accel.compress.train_settings import Train
 from accel.contracts import Job, Need
 from accel.errors import UsageError
@@ -92,7 +92,7 @@ class Sparsify:
     def __call__(self, model: TorchModel, job: Job) -> TorchModel:
         """A copy of the model with masked weights. Raises PassFault where no layer can be masked, nothing changes, or a layer
         would lose all its weights; and as ``finetune`` does where ``train`` is given."""
-        from accel.compress.masking import masked
+        from accel.compress.masks.masking import masked
 
         return masked(model, job, self)
 
@@ -130,7 +130,7 @@ class Sparsifier:
         ignored_layers: Sequence[str] = (),
         sparsify_all: bool = False,
     ) -> None:
-        from accel.compress.mask_schedule import MaskSchedule
+        from accel.compress.masks.mask_schedule import MaskSchedule
 
         try:
             wanted = plan(

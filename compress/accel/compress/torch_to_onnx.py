@@ -16,9 +16,9 @@ from torch.utils import _pytree as pytree
 from accel import onnx_file
 from accel.compress.module_names import name_by_module_, name_ends_
 from accel.compress.onnx_writing import drop_unused_initializers_, drop_unused_opsets_, strip_metadata_, write
-from accel.compress.pt2e_export import finish_
-from accel.compress.pt2e_graph import module_path
-from accel.compress.quantize_aware_module import INTEGER_BIAS, QuantizeAwareModule
+from accel.compress.qat.module import INTEGER_BIAS, QuantizeAwareModule
+from accel.compress.qat.pt2e_export import finish_
+from accel.compress.qat.pt2e_graph import module_path
 from accel.compress.quiet_library import quiet
 from accel.compress.same_outputs import batch_axis, batch_sizes, example_inputs, require_same, run
 from accel.compress.torch_capture import dynamic_shapes, export_fault
@@ -62,7 +62,7 @@ def _exportable(module: nn.Module) -> nn.Module:
     """The module itself, or the INT8 graph of one that was prepared for quantization-aware training."""
     if not isinstance(module, QuantizeAwareModule):
         return module
-    from accel.compress.pt2e import converted  # torchao takes seconds; who made the module has it loaded
+    from accel.compress.qat.pt2e import converted  # torchao takes seconds; who made the module has it loaded
 
     return converted(module)
 

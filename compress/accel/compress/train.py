@@ -18,16 +18,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from accel.compress import training_checkpoint
-from accel.compress.distributed import World, from_first, gathered, join, require_share, together
 from accel.compress.edits import to_json
 from accel.compress.train_settings import Train
-from accel.compress.training_batches import Course
-from accel.compress.training_data import TrainingSamples, data_digest, folder_of, opened, spooled
-from accel.compress.training_device import chosen_device, native_bf16
-from accel.compress.training_repeatable import repeatable
-from accel.compress.training_run import Run
-from accel.compress.training_state import state_digest, tensors_of
+from accel.compress.training import checkpoint as training_checkpoint
+from accel.compress.training.batches import Course
+from accel.compress.training.data import TrainingSamples, data_digest, folder_of, opened, spooled
+from accel.compress.training.device import chosen_device, native_bf16
+from accel.compress.training.distributed import World, from_first, gathered, join, require_share, together
+from accel.compress.training.repeatable import repeatable
+from accel.compress.training.run import Run
+from accel.compress.training.state import state_digest, tensors_of
 from accel.contracts import Job
 from accel.errors import AccelError, DataFault, UsageError, WorkFault
 from accel.model import Signature, TorchModel

@@ -1,0 +1,1 @@
+"""Zeros that stay; ``accel.compress.sparsify`` is its door."""

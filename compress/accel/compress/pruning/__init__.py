@@ -1,0 +1,1 @@
+"""Removing channels and blocks; ``accel.compress.prune`` is its door."""

@@ -1,0 +1,1 @@
+"""Quantization-aware training by torchao; ``accel.compress.quantize_aware`` is its door."""

@@ -1,0 +1,1 @@
+"""The one training loop, in small rooms; ``accel.compress.train`` is its door."""
