@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words.add_argument("--seconds", type=float, default=60.0, help="of training for each arm")
     words.add_argument("--ratio", type=float, default=0.6, help="of the channels that go before")
     words.add_argument("--few", type=int, default=2000, help="training images of the second regime")
-    words.add_argument("--lr", type=float, default=0.1)
+    words.add_argument("--lr", type=float, default=0.05)
     words.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     chosen = words.parse_args(arguments)
     asked = Study(Experiment.chosen(chosen), chosen.shared, chosen.ratio, chosen.few, chosen.seconds, chosen.lr)
