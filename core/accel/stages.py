@@ -85,7 +85,7 @@ def read(folder: Path, meta: Mapping[str, Any], policy: ImportPolicy, seed: int)
 
 
 def require_sound(key: str, result: Model, read_back: Model, inputs: Mapping[str, Array], execute: Execute) -> None:
-    """PassFault or ModelFault for weights or outputs that are not finite, or a module that reads back as another one."""
+    """PassFault naming the pass, for weights or outputs that are not finite, or a module that reads back as another one."""
     if isinstance(read_back, OnnxModel):
         onnx_file.require_finite(read_back.path)
     else:

@@ -161,7 +161,7 @@ def test_weights_or_outputs_that_are_no_numbers_are_refused(model: TorchModel, p
         stages.require_sound("step", model, back, INPUTS, lambda asked, inputs: huge)
     with torch.no_grad():
         back.module.get_parameter("one.weight")[0, 0] = float("nan")
-    with pytest.raises(ModelFault, match=r"one\.weight"):
+    with pytest.raises(PassFault, match=r"step: gave a model whose parameter .one\.weight. holds NaN"):
         stages.require_sound("step", model, back, INPUTS, run)
 
 
