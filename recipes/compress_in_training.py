@@ -4,7 +4,7 @@
 
 A trained network loses half of its channels, learns from its untouched self while half of the weights that are left become
 zero, goes on in INT8 arithmetic, and is written twice: as ``model.onnx``, which ONNX Runtime and OpenVINO run in INT8, and as
-``checkpoint``, without pickle, to train further. Half a minute on two cores.
+``checkpoint``, without pickle, to train further. Twenty seconds on two cores.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -110,6 +111,15 @@ print(json.dumps([done.returncode, done.stdout, done.stderr, used.ru_utime + use
 """
 
 
+def digests(folder: Path, *left_out: str) -> dict[str, str]:
+    """sha256 of every file below ``folder``, but for what is below a folder of a name in ``left_out``."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not set(left_out) & set(path.relative_to(folder).parts)
+    }
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder with a recipe, and an ``accel`` whose cache and home lie beside it."""
@@ -159,6 +169,39 @@ class Project:
         )
         code, out, err, cpu_s, peak_bytes = json.loads(done.stdout)
         return Ended(code, out, err), cpu_s, peak_bytes
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 of every file that the user made, by its path."""
+        return digests(self.folder, ".cache", "out", "__pycache__")
+
+    def published(self) -> dict[str, str]:
+        """sha256 of every file of the output folder, by its path."""
+        return digests(self.out)
+
+    def litter(self, *names: str, scratch: bool = True) -> list[str]:
+        """What is in the store, or beside the outputs ``names``, and belongs to nothing.
+
+        ``scratch=False``: what a step that was stopped or failed keeps for the next run is none.
+        """
+        store = self.cache / "accel"
+        kinds = ("work", "runs", "locks", "scratch") if scratch else ("work", "runs", "locks")
+        found = [path for kind in kinds for path in (store / kind).rglob("*")]
+        found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
+        if self.out.parent.exists():
+            found += [path for path in self.out.parent.iterdir() if path.name not in (names or (self.out.name,))]
+        return [path.relative_to(self.folder).as_posix() for path in found]
+
+    def processes(self, kind: str = "accel.worker") -> list[str]:
+        """Command lines of the living processes that were started for this project."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                environment, command = (place / "environ").read_bytes(), (place / "cmdline").read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
+            if str(self.cache).encode() in environment and kind.encode() in command:
+                found.append(command.decode(errors="replace"))
+        return found
 
     def rewrite(self, old: str, new: str) -> None:
         text = self.recipe.read_text(encoding="utf-8")

@@ -29,35 +29,11 @@ def shipped(project: Project) -> dict[str, str]:
     }
 
 
-def litter(project: Project, *names: str, scratch: bool = True) -> list[str]:
-    """What is in the cache or beside the output and belongs to nothing. ``scratch`` of a step may stay until it is finished."""
-    store = project.cache / "accel"
-    kinds = ("work", "runs", "locks", "scratch") if scratch else ("work", "runs", "locks")
-    found = [path for name in kinds for path in (store / name).rglob("*")]
-    found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
-    if project.out.parent.exists():
-        found += [path for path in project.out.parent.iterdir() if path.name not in (names or ("small",))]
-    return [path.relative_to(project.folder).as_posix() for path in found]
-
-
 def wait_for(stream: IO[str], text: str) -> None:
     for line in stream:
         if text in line:
             return
     raise AssertionError(f"the run ended without saying {text!r}")
-
-
-def children_of(project: Project) -> list[str]:
-    """Living worker processes that were started for this project."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            environment, command = (place / "environ").read_bytes(), (place / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(project.cache).encode() in environment and b"accel.worker" in command:
-            found.append(place.name)
-    return found
 
 
 @dataclass(frozen=True)
@@ -83,7 +59,7 @@ def stopped(
                 time.sleep(0.1)
             process.send_signal(signal.Signals[request.param])
             _, err = process.communicate(timeout=60)
-        found[step] = Ended(process.returncode, err, litter(project, scratch=False), children_of(project))
+        found[step] = Ended(process.returncode, err, project.litter(scratch=False), project.processes())
     return project, request.param, found
 
 
@@ -105,7 +81,7 @@ def test_the_run_after_them_ends_with_the_files_of_an_undisturbed_one(
     done = project.accel("optimize", "recipe.yaml", "--no-benchmark")
     assert done.returncode == 0, done.stderr
     assert shipped(project) == shipped(finished)
-    assert litter(project) == []
+    assert project.litter() == []
 
 
 def test_two_recipes_at_once_share_a_store(finished: Project, new_project: Callable[[Path], Project], tmp_path: Path) -> None:
@@ -120,7 +96,7 @@ def test_two_recipes_at_once_share_a_store(finished: Project, new_project: Calla
     assert [process.returncode for process in running] == [0, 0], ended
     place = Path("targets") / "ort" / "model.onnx"
     assert (project.out / place).read_bytes() == (finished.out / place).read_bytes()
-    assert litter(project, "small", "other") == []
+    assert project.litter("small", "other") == []
     alone = project.accel(
         "optimize", "other.yaml", "--no-benchmark", ort, "--output", "again", "--cache-dir", str(finished.cache / "accel")
     )
@@ -152,4 +128,4 @@ def test_an_ir_is_the_same_after_a_kill(new_project: Callable[[Path], Project], 
     assert {path.name for path in second.iterdir()} == {"model.xml", "model.bin", "manifest.json"}
     assert (first / "model.bin").read_bytes() == (second / "model.bin").read_bytes()
     assert numbered((first / "model.xml").read_bytes()) == numbered((second / "model.xml").read_bytes())
-    assert litter(killed) == []
+    assert killed.litter() == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -94,27 +93,6 @@ def write(project: Project, factory: str, entry: str) -> None:
     project.recipe.write_text(RECIPE.format(factory=factory, entry=entry))
 
 
-def digests(folder: Path, *left_out: str) -> dict[str, str]:
-    """sha256 of every file below ``folder``, but for what is below a folder of a name in ``left_out``."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not set(left_out) & set(path.relative_to(folder).parts)
-    }
-
-
-def inputs(project: Project) -> dict[str, str]:
-    return digests(project.folder, ".cache", "out", "__pycache__")
-
-
-def litter(project: Project) -> list[str]:
-    """What is in the store and belongs to nothing."""
-    store = project.cache / "accel"
-    found = [path for name in ("work", "runs", "locks", "scratch") for path in (store / name).rglob("*")]
-    found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
-    return [path.relative_to(store).as_posix() for path in found]
-
-
 def said(done: subprocess.CompletedProcess[str], code: int) -> str:
     """The error that a run ended with, once it is sure that it ended with one, in a sentence."""
     assert done.returncode == code, done.stderr
@@ -154,7 +132,7 @@ def test_33_what_cannot_be_cut_is_left_alone_and_told(
     from accel.imports import ImportPolicy
 
     write(project, network, "{type: prune, pruning_ratio: 0.5}")
-    before = inputs(project)
+    before = project.inputs()
     done = project.accel("optimize", "recipe.yaml", "--no-benchmark")
     assert done.returncode == 0, done.stderr
     told = notes(project)
@@ -164,8 +142,8 @@ def test_33_what_cannot_be_cut_is_left_alone_and_told(
     module: Any = saved.load(project.out / "targets" / "torch", policy=ImportPolicy(project.folder))
     assert module.free.out_channels == 8
     assert module.head.out_features == 4
-    assert inputs(project) == before
-    assert litter(project) == []
+    assert project.inputs() == before
+    assert project.litter() == []
 
 
 @pytest.mark.slow
@@ -178,12 +156,12 @@ def test_33_what_cannot_be_cut_is_left_alone_and_told(
 )
 def test_33_a_model_that_has_nothing_to_cut(project: Project, network: str, reason: str) -> None:
     write(project, network, "{type: prune}")
-    before = inputs(project)
+    before = project.inputs()
     error = said(project.accel("optimize", "recipe.yaml", "--no-benchmark"), 4)
     assert error.startswith("accel: prune: no channel of this model can be cut: "), error
     assert reason in error
-    assert inputs(project) == before
-    assert litter(project) == []
+    assert project.inputs() == before
+    assert project.litter() == []
     assert not project.out.exists()
 
 
@@ -202,7 +180,7 @@ def test_33_a_group_is_never_emptied(pruned: Project) -> None:
     told = notes(pruned)
     assert "stem (and block.conv2): 16 -> 1 channels" in told
     assert "block.conv1: 16 -> 1 channels" in told
-    assert litter(pruned) == []
+    assert pruned.litter() == []
 
 
 @pytest.mark.slow
@@ -259,13 +237,13 @@ def test_what_ships_for_eager_is_read_back(pruned: Project, tmp_path: Path) -> N
     ids=["output layer", "too little", "round_to", "matches nothing", "out of reach", "is met"],
 )
 def test_34_a_goal_that_cannot_be_reached(pruned: Project, entry: str, reason: str) -> None:
-    before, published = inputs(pruned), digests(pruned.out)
+    before, published = pruned.inputs(), pruned.published()
     error = said(pruned.accel("optimize", "recipe.yaml", "--no-benchmark", f"passes=[{entry}]"), 4)
     assert error.startswith("accel: prune: "), error
     assert reason in error
-    assert inputs(pruned) == before
-    assert digests(pruned.out) == published
-    assert litter(pruned) == []
+    assert pruned.inputs() == before
+    assert pruned.published() == published
+    assert pruned.litter() == []
 
 
 REFUSED = {

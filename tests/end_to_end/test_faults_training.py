@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -53,27 +52,6 @@ def wide():
 
 def with_passes(project: Project, *entries: str) -> None:
     project.recipe.write_text(RECIPE + "".join(f"  - {entry}\n" for entry in entries))
-
-
-def digests(folder: Path, *left_out: str) -> dict[str, str]:
-    """sha256 of every file below ``folder``, but for what is below a folder of a name in ``left_out``."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not set(left_out) & set(path.relative_to(folder).parts)
-    }
-
-
-def inputs(project: Project) -> dict[str, str]:
-    return digests(project.folder, ".cache", "out", "__pycache__")
-
-
-def litter(project: Project) -> list[str]:
-    """What a step that failed left in the store, but for checkpoints and the data they belong to."""
-    store = project.cache / "accel"
-    found = [path for name in ("work", "runs", "locks") for path in (store / name).rglob("*")]
-    found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
-    return [path.relative_to(store).as_posix() for path in found]
 
 
 def said(done: subprocess.CompletedProcess[str], code: int) -> str:
@@ -256,7 +234,7 @@ def trained(new_project: Callable[[Path], Project], tmp_path_factory: pytest.Tem
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(4), ids=NAMES)
 def test_36_a_loss_that_is_no_number_stops_at_its_step(trained: Project, index: int) -> None:
-    before, published = inputs(trained), digests(trained.out)
+    before, published = trained.inputs(), trained.published()
     done = trained.accel("optimize", "recipe.yaml", "--no-benchmark", f"passes.{index}.train.lr=1e12")
     error = said(done, 4)
     found = re.match(rf"accel: {NAMES[index]}: step ([2-6]) of 6 \(epoch [12]\): ", error)
@@ -264,9 +242,9 @@ def test_36_a_loss_that_is_no_number_stops_at_its_step(trained: Project, index: 
     assert re.search(r"the loss is (nan|inf)|holds (NaN|Inf)", error), error
     assert "; try a lower train.lr, train.clip_norm: 1.0" in error
     _require_good_state(error, int(found[1]))
-    assert inputs(trained) == before
-    assert digests(trained.out) == published
-    assert litter(trained) == []
+    assert trained.inputs() == before
+    assert trained.published() == published
+    assert trained.litter(scratch=False) == []
 
 
 def _require_good_state(error: str, step: int) -> None:
@@ -305,12 +283,12 @@ def test_36_the_same_again_with_a_sane_rate_works(
 @pytest.mark.slow
 def test_36_data_of_another_scale(trained: Project) -> None:
     """It is no number from the first step on: there is no good state to name."""
-    published = digests(trained.out)
+    published = trained.published()
     error = said(trained.accel("optimize", "recipe.yaml", "--no-benchmark", "task.preprocess.std=[1e-37]"), 4)
     assert error.startswith("accel: finetune: step 1 of 6 (epoch 1): the loss is nan; try a lower train.lr"), error
     assert "last good state" not in error
-    assert digests(trained.out) == published
-    assert litter(trained) == []
+    assert trained.published() == published
+    assert trained.litter(scratch=False) == []
 
 
 @pytest.mark.slow
@@ -338,12 +316,12 @@ def test_what_ships_for_eager_is_read_back_with_masks_and_rounding(trained: Proj
 @pytest.mark.slow
 def test_36_statistics_that_overflow_are_no_result(trained: Project) -> None:
     """A running variance of infinity makes every output of its layer 0: finite, and dead."""
-    published = digests(trained.out)
+    published = trained.published()
     passes = "passes=[{type: finetune, train: {steps: 3, lr: 1e6, amp: 'off'}}]"
     error = said(trained.accel("optimize", "recipe.yaml", "--no-benchmark", passes), 4)
     assert error.startswith("accel: finetune: step 3 of 3 (epoch 1): "), error
     assert "holds Inf" in error
-    assert digests(trained.out) == published
+    assert trained.published() == published
 
 
 # -- 37: a teacher that cannot teach ---------------------------------------------------------------------------------------
@@ -386,12 +364,12 @@ def taught(new_project: Callable[[Path], Project], tmp_path_factory: pytest.Temp
     ids=["classes", "keys", "shapes", "kwargs", "name", "weights", "package", "os.system"],
 )
 def test_37_a_teacher_that_cannot_teach(taught: Project, teacher: str, code: int, words: tuple[str, ...]) -> None:
-    before = inputs(taught)
+    before = taught.inputs()
     error = said(taught.accel("optimize", "recipe.yaml", "--no-benchmark", f"passes.0.teacher={teacher}"), code)
     for part in words:
         assert part in error
     assert not re.search(r"step \d", error), "it was found out in training"
     assert list(taught.cache.rglob("checkpoint.safetensors")) == []
-    assert inputs(taught) == before
-    assert litter(taught) == []
+    assert taught.inputs() == before
+    assert taught.litter(scratch=False) == []
     assert not taught.out.exists()

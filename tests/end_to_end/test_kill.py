@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -36,15 +35,6 @@ def shipped(project: Project) -> dict[str, str]:
     }
 
 
-def litter(project: Project) -> list[str]:
-    """What is in the cache or beside the output and belongs to nothing."""
-    store = project.cache / "accel"
-    found = [path for name in ("work", "runs", "locks", "scratch") for path in (store / name).rglob("*")]
-    found += [path for path in project.out.parent.iterdir() if path.name != "small"]
-    found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
-    return [path.relative_to(project.folder).as_posix() for path in found]
-
-
 def wait_for(stream: IO[str], text: str) -> None:
     for line in stream:
         if text in line:
@@ -69,7 +59,7 @@ def test_kill_in_a_step(interrupted: Project, finished: Project, step: str) -> N
     done = interrupted.accel("optimize", "recipe.yaml", "--no-benchmark")
     assert done.returncode == 0, done.stderr
     assert shipped(interrupted) == shipped(finished)
-    assert litter(interrupted) == []
+    assert interrupted.litter() == []
 
 
 def test_kill_at_random_moments_again_and_again(interrupted: Project, finished: Project) -> None:
@@ -83,7 +73,7 @@ def test_kill_at_random_moments_again_and_again(interrupted: Project, finished: 
     done = interrupted.accel("optimize", "recipe.yaml", "--no-benchmark")
     assert done.returncode == 0, done.stderr
     assert shipped(interrupted) == shipped(finished)
-    assert litter(interrupted) == []
+    assert interrupted.litter() == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -96,8 +86,8 @@ def test_an_interrupt_ends_children_and_says_how_to_go_on(interrupted: Project, 
     assert process.returncode == code
     assert "the next run goes on after the last finished step" in err
     assert "Traceback" not in err
-    assert litter(interrupted) == []
-    assert children_of(interrupted) == []
+    assert interrupted.litter() == []
+    assert interrupted.processes() == []
 
 
 def test_ctrl_c_twice(interrupted: Project) -> None:
@@ -111,7 +101,7 @@ def test_ctrl_c_twice(interrupted: Project) -> None:
         _, err = process.communicate(timeout=20)
     assert process.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in err
-    assert children_of(interrupted) == []
+    assert interrupted.processes() == []
 
 
 def test_kill_while_measuring(interrupted: Project) -> None:
@@ -121,8 +111,8 @@ def test_kill_while_measuring(interrupted: Project) -> None:
         process.send_signal(signal.SIGKILL)
     done = interrupted.accel("optimize", "recipe.yaml", "--no-benchmark")
     assert done.returncode == 0, done.stderr
-    assert litter(interrupted) == []
-    assert children_of(interrupted) == []
+    assert interrupted.litter() == []
+    assert interrupted.processes() == []
 
 
 def test_two_runs_at_once_share_store_and_output(interrupted: Project, finished: Project) -> None:
@@ -130,20 +120,6 @@ def test_two_runs_at_once_share_store_and_output(interrupted: Project, finished:
     ended = [process.communicate(timeout=240) for process in running]
     assert [process.returncode for process in running] == [0, 0], ended
     assert shipped(interrupted) == shipped(finished)
-    assert litter(interrupted) == []
+    assert interrupted.litter() == []
     made = [path.name for path in (interrupted.cache / "accel" / "steps").iterdir()]
     assert len(made) == len(set(made))
-
-
-def children_of(project: Project) -> list[str]:
-    """Living worker processes that were started for this project."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (place / "environ").read_bytes()
-            command = (place / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if os.fsencode(str(project.cache)) in environment and b"accel.worker" in command:
-            found.append(place.name)
-    return found

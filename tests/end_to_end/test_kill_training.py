@@ -191,30 +191,9 @@ def checkpoints(project: Project) -> dict[str, dict[str, Any]]:
 def workers_of(project: Project) -> list[str]:
     """Processes of this project that are alive: the kernel ends children with their parent, which takes it a moment."""
     deadline = time.monotonic() + 10
-    while (found := _living(project)) and time.monotonic() < deadline:
+    while (found := project.processes("accel")) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
-
-
-def _living(project: Project) -> list[str]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            environment, command = (place / "environ").read_bytes(), (place / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(project.cache).encode() in environment and b"accel" in command:
-            found.append(command.decode(errors="replace"))
-    return found
-
-
-def litter(project: Project) -> list[str]:
-    """What is in the store or beside the output and belongs to nothing."""
-    store = project.cache / "accel"
-    found = [path for name in ("work", "runs", "locks", "scratch") for path in (store / name).rglob("*")]
-    found += [path for path in store.rglob("*") if path.name.endswith(".partial")]
-    found += [path for path in project.out.parent.iterdir() if path.name != "small"]
-    return [path.relative_to(project.folder).as_posix() for path in found]
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +273,6 @@ def test_each_training_changed_the_weights(history: History) -> None:
 
 
 def test_nothing_is_left_behind(history: History) -> None:
-    assert litter(history.killed) == []
-    assert litter(history.undisturbed) == []
+    assert history.killed.litter() == []
+    assert history.undisturbed.litter() == []
     assert workers_of(history.killed) == []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.compress.data_fit import inputs_of, require_fit
 from accel.contracts import Job, Task
 from accel.errors import DataFault
 from accel.model import Signature
@@ -87,33 +88,13 @@ def _samples(task: Task, signature: Signature, limit: int) -> Iterator[Arrays]:
     """Single samples (1, ...) by input name, checked against the signature."""
     index = 0
     for batch in task.calibration():
-        missing = [spec.name for spec in signature.inputs if spec.name not in batch.inputs]
-        if missing:
-            raise DataFault(f"calibration: batches hold {sorted(batch.inputs)} but the model takes {missing} too")
-        arrays = {spec.name: np.asarray(batch.inputs[spec.name]) for spec in signature.inputs}
+        arrays = inputs_of(batch, signature, "calibration")
         sizes = {name: len(array) for name, array in arrays.items() if array.ndim}
         for row in range(min(sizes.values(), default=0)):
             if index >= limit:
                 return
             sample = {name: array[row : row + 1] for name, array in arrays.items()}
-            _check(sample, signature, index)
+            for spec in signature.inputs:
+                require_fit(sample[spec.name], spec, f"calibration sample {index}")
             yield sample
             index += 1
-
-
-def _check(sample: Mapping[str, NDArray[Any]], signature: Signature, index: int) -> None:
-    for spec in signature.inputs:
-        array = sample[spec.name]
-        wanted = spec.shape[1:]
-        got = array.shape[1:]
-        fits = len(wanted) == len(got) and all(not isinstance(w, int) or w == g for w, g in zip(wanted, got, strict=True))
-        if not fits:
-            raise DataFault(
-                f"calibration sample {index}: input {spec.name!r} has shape {tuple(got)} but the model takes {tuple(wanted)}; "
-                "check task.preprocess"
-            )
-        if array.dtype != np.dtype(spec.dtype):
-            raise DataFault(
-                f"calibration sample {index}: input {spec.name!r} is {array.dtype} but the model takes {spec.dtype}; "
-                "convert the data or set task.preprocess"
-            )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accel import atomic
+from accel.compress.data_fit import inputs_of, require_fit
 from accel.contracts import Batch, Progress, Task
 from accel.errors import DataFault
 from accel.model import Signature
@@ -148,27 +149,13 @@ def _close(file: BinaryIO) -> None:
 
 
 def _checked(batch: Batch, signature: Signature, start: int) -> dict[str, Array]:
-    missing = [spec.name for spec in signature.inputs if spec.name not in batch.inputs]
-    if missing:
-        raise DataFault(f"training: batches hold {sorted(batch.inputs)} but the model takes {missing} too")
-    arrays: dict[str, Array] = {}
+    arrays = inputs_of(batch, signature, "training")
     for spec in signature.inputs:
-        array = np.asarray(batch.inputs[spec.name])
-        wanted, got = spec.shape[1:], array.shape[1:]
-        if len(wanted) != len(got) or any(isinstance(w, int) and w != g for w, g in zip(wanted, got, strict=True)):
-            raise DataFault(
-                f"training sample {start}: input {spec.name!r} has shape {tuple(got)} but the model takes {tuple(wanted)};"
-                " check task.preprocess"
-            )
-        if array.dtype != np.dtype(spec.dtype):
-            raise DataFault(
-                f"training sample {start}: input {spec.name!r} is {array.dtype} but the model takes {spec.dtype};"
-                " convert the data or set task.preprocess"
-            )
+        array = arrays[spec.name]
+        require_fit(array, spec, f"training sample {start}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
             raise DataFault(f"training sample {start + row}: input {spec.name!r} holds NaN or Inf; remove or repair the sample")
-        arrays[spec.name] = array
     if batch.labels is not None:
         arrays[_LABELS_KEY] = _labels(np.asarray(batch.labels), start)
     sizes = {name.strip(): len(array) for name, array in arrays.items()}

@@ -80,7 +80,7 @@ def observe(net: nn.Module, inputs: Sequence[Tensor], paths: Sequence[str], whos
             output = first_tensor(trial(*(value.to(where) for value in inputs)), f"the {whose}'s output")
     except (ModelFault, UsageError):
         raise
-    except Exception as error:
+    except Exception as error:  # a user's forward may raise anything; it is told as what it is
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PassFault(f"the {whose} cannot take the training inputs, of shape {shapes}: {reason}") from error
