@@ -287,7 +287,13 @@ class Builder:
 
         def run(claim: Claim) -> dict[str, Any]:
             model = stage.load()
-            shipped = self._guarded(f"deploy to {target.backend}", lambda: backend.deploy(model, target, claim.folder))
+            cache = self._store.folder / "backends" / target.backend
+            cache.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
+            shipped = self._guarded(
+                f"deploy to {target.backend}",
+                lambda: backend.deploy(model, target, claim.folder, cache=cache, progress=self._progress),
+            )
             if isinstance(shipped, TorchModel):
                 describe(shipped, claim.folder, self._policy)
             main = shipped.path.relative_to(claim.folder).as_posix() if isinstance(shipped, OnnxModel) else None

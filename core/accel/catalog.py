@@ -21,6 +21,7 @@ PASSES: Mapping[str, str] = {
     "quantize/qat": "accel.compress.quantize_aware:QuantizeAwareTraining",
     "export_onnx": "accel.compress.export_onnx:ExportOnnx",
     "simplify": "accel.compress.simplify:Simplify",
+    "cast": "accel.compress.cast:Cast",
     "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",
     "quantize/static/nncf": "accel.compress.quantize_nncf:QuantizeStaticNncf",
 }
@@ -29,7 +30,14 @@ BACKENDS: Mapping[str, str] = {
     "eager": "accel.accelerate.eager:Eager",
     "onnxruntime": "accel.accelerate.onnxruntime_session:OnnxRuntime",
     "openvino": "accel.accelerate.openvino_model:OpenVino",
+    "tensorrt": "accel.accelerate.tensorrt_engine:TensorRt",
 }
+
+LINTS: Mapping[str, str] = {
+    "tensorrt": "accel.accelerate.lint_tensorrt:lint",
+    "tensorrt-rtx": "accel.accelerate.lint_tensorrt:lint_rtx",
+}
+"""Target of ``accel lint`` to ``module:function``, which takes the path of an ONNX file and gives a list of findings."""
 
 TASKS: Mapping[str, str] = {
     "image_classification": "accel.tasks.image_classification:ImageClassification",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,6 +179,44 @@ class ExecutedPrecision:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class LayerRun:
+    """One layer as a runtime runs it. ``nodes``: the ONNX nodes it was made from, none for a conversion of its own making.
+
+    ``kind``: the runtime's word (``CaskConvolution``, ``Reformat``); ``precision``: of what it computes (``int8``, ``fp16``);
+    ``ms``: mean time of one inference, None where it was not timed.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    precision: str
+    ms: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Where the time of one inference goes. ``notes``: what stands out, each with layer, fact and way out."""
+
+    layers: tuple[LayerRun, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a lint found. ``node``: its name in the ONNX file, empty where it is about the whole file.
+
+    ``error``: the backend refuses the file, or gives other results than it should. ``warning``: it is slower or larger than it
+    need be, or the finding may be meant.
+    """
+
+    rule: str
+    severity: Literal["error", "warning"]
+    node: str
+    message: str
+    way_out: str
+
+
 class Runner(Protocol):
     """A compiled model, ready to run in this process; a context manager that frees it."""
 
@@ -213,10 +251,26 @@ class Backend(Protocol):
         """
         ...
 
-    def deploy(self, model: Model, target: Target, folder: Path) -> Model:
-        """Write into ``folder`` the files that ship, and give the model they make: what is measured afterwards."""
+    def deploy(self, model: Model, target: Target, folder: Path, *, cache: Path, progress: Progress = silent) -> Model:
+        """Write into ``folder`` the files that ship, and give the model they make: what is measured afterwards.
+
+        ``cache``: a folder that outlives the run, for what makes the next build faster; nothing in it may decide the result.
+        """
         ...
 
     def compile(self, model: Model, target: Target, cache: Path) -> Runner:
         """A runner for exactly that file on ``target``. ``cache`` may keep compiled blobs. Refuses silent fallback."""
+        ...
+
+
+@runtime_checkable
+class AheadOfTime(Protocol):
+    """A backend that can also make files for a device that is not here. For any other, ``unavailable`` answers both."""
+
+    def cannot_build(self, target: Target) -> str | None:
+        """None, or one sentence: why the files for ``target`` cannot be made here."""
+        ...
+
+    def cannot_run(self, target: Target) -> str | None:
+        """None, or one sentence: why what was made for ``target`` cannot run here."""
         ...

@@ -111,7 +111,8 @@ class TorchModel:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxModel:
-    """An ONNX file (or, as what OpenVINO deploys, an IR ``.xml`` beside its ``.bin``)."""
+    """An ONNX file; or what a backend deploys in its place: OpenVINO an IR ``.xml`` beside its ``.bin``, TensorRT an ``.engine``
+    beside its manifest ``engine.json``."""
 
     path: Path
     signature: Signature
@@ -130,6 +131,7 @@ class Target:
     """Where the result will run. ``options`` are the backend's own; ``threads`` bounds its CPU threads.
 
     ``batch``: compiled for exactly this many samples, which some runtimes need to be fast; None takes any number.
+    ``ranges``: axis that varies to its least, usual and greatest size; only backends that build for a range get any.
     """
 
     name: str
@@ -140,3 +142,4 @@ class Target:
     threads: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from accel.accelerate.installed import Library, installed_distribution, problem, versions
 from accel.accelerate.options import check
-from accel.contracts import QuantizationProfile
+from accel.contracts import Progress, QuantizationProfile, silent
 from accel.errors import BackendFault, MissingBackend
 from accel.model import Model, Target, TorchModel
 
@@ -74,7 +74,9 @@ class Eager:
             "float32_matmul_precision": "highest",  # "medium", set anywhere, makes FP32 products BF16
         }
 
-    def deploy(self, model: Model, target: Target, folder: Path) -> TorchModel:
+    def deploy(
+        self, model: Model, target: Target, folder: Path, *, cache: Path | None = None, progress: Progress = silent
+    ) -> TorchModel:
         """Write the weights as ``model.safetensors``; what runs is the same module."""
         from accel.accelerate.eager_module import save_weights
 

@@ -14,7 +14,7 @@ from accel.accelerate.installed import Library, installed_distribution, problem,
 from accel.accelerate.options import Choice, Flag, Option, check
 from accel.accelerate.precision import executed
 from accel.accelerate.shipping import require_onnx, ship
-from accel.contracts import ExecutedPrecision, QuantizationProfile
+from accel.contracts import ExecutedPrecision, Progress, QuantizationProfile, silent
 from accel.errors import BackendFault, MissingBackend, UsageError
 from accel.model import Model, OnnxModel, Signature, Target
 
@@ -132,7 +132,9 @@ class OnnxRuntime:
             "disabled_optimizers": list(_DISABLED_OPTIMIZERS),
         }
 
-    def deploy(self, model: Model, target: Target, folder: Path) -> OnnxModel:
+    def deploy(
+        self, model: Model, target: Target, folder: Path, *, cache: Path | None = None, progress: Progress = silent
+    ) -> OnnxModel:
         return ship(require_onnx(model, self.name), folder)
 
     def compile(self, model: Model, target: Target, cache: Path) -> SessionRunner:

@@ -15,7 +15,7 @@ from accel.accelerate.installed import Library, installed_distribution, problem,
 from accel.accelerate.options import Choice, Count, Option, check
 from accel.accelerate.precision import executed
 from accel.accelerate.shipping import require_onnx, ship
-from accel.contracts import ExecutedPrecision, QuantizationProfile
+from accel.contracts import ExecutedPrecision, Progress, QuantizationProfile, silent
 from accel.errors import BackendFault, MissingBackend, StorageFault
 from accel.model import Model, OnnxModel, Signature, Target
 
@@ -95,7 +95,9 @@ class OpenVino:
             properties["INFERENCE_NUM_THREADS"] = target.threads
         return {"device": target.device.upper(), "properties": properties}
 
-    def deploy(self, model: Model, target: Target, folder: Path) -> OnnxModel:
+    def deploy(
+        self, model: Model, target: Target, folder: Path, *, cache: Path | None = None, progress: Progress = silent
+    ) -> OnnxModel:
         """``format: onnx`` copies the file; ``ir`` converts it, weights in the precision they have. An IR stays an IR."""
         file = require_onnx(model, self.name)
         self.check_options(target)

@@ -1,0 +1,86 @@
+"""TensorRT and TensorRT-RTX: engines built from strongly typed ONNX, run where their GPU is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from accel.accelerate import tensorrt_library, tensorrt_options
+from accel.accelerate.shipping import require_onnx
+from accel.contracts import Progress, QuantizationProfile, silent
+from accel.errors import MissingBackend
+from accel.model import Model, OnnxModel, Target
+
+if TYPE_CHECKING:
+    from accel.accelerate.tensorrt_run import EngineRunner
+
+
+class TensorRt:
+    """TensorRT (data centre, Jetson) or TensorRT-RTX (RTX GPUs, ahead of time), whichever ``library`` says or is here.
+
+    Options: see ``accel.accelerate.tensorrt_options``.
+    """
+
+    name: ClassVar[str] = "tensorrt"
+    distribution: ClassVar[str] = "tensorrt"
+    devices: ClassVar[tuple[str, ...]] = ("gpu",)
+    # Symmetric signed with zero point 0, and a float bias: an INT32 bias behind DequantizeLinear does not parse.
+    quantization: ClassVar[QuantizationProfile] = QuantizationProfile(
+        activation="int8",
+        activation_symmetric=True,
+        weight_granularity="per_channel",
+        bias="float",
+        quantize_residual_add=False,
+        engine="onnxruntime",
+    )
+
+    def unavailable(self, device: str = "gpu") -> str | None:
+        if device not in self.devices:
+            return f"tensorrt has no device {device!r}; it has {', '.join(self.devices)}"
+        return tensorrt_library.problem("auto") or tensorrt_library.gpu_problem()
+
+    def cannot_build(self, target: Target) -> str | None:
+        return tensorrt_library.cannot_build(target)
+
+    def cannot_run(self, target: Target) -> str | None:
+        return tensorrt_library.problem(str(target.options.get("library", "auto"))) or tensorrt_library.gpu_problem()
+
+    def installed_distribution(self) -> str | None:
+        """The name under which it is installed; None if it is not."""
+        return tensorrt_library.installed_distribution()
+
+    def versions(self) -> dict[str, str]:
+        """Every installed distribution that brings one of the two libraries, to its version."""
+        return tensorrt_library.versions()
+
+    def check_options(self, target: Target) -> None:
+        tensorrt_options.check(target)
+
+    def runtime_settings(self, target: Target) -> Mapping[str, Any]:
+        """What the engine is built with, in the words of the options."""
+        return tensorrt_options.build_settings(target)
+
+    def deploy(self, model: Model, target: Target, folder: Path, *, cache: Path, progress: Progress = silent) -> OnnxModel:
+        """``model.engine`` and its manifest ``engine.json``. ``cache`` keeps the timing cache."""
+        file = require_onnx(model, self.name)
+        self.check_options(target)
+        sentence = self.cannot_build(target)
+        if sentence is not None:
+            raise MissingBackend(f"target {target.name}: {sentence}")
+        from accel.accelerate.tensorrt_build import build
+
+        made = build(file, target, folder / "model.engine", cache=cache, progress=progress)
+        return replace(file, path=folder / "model.engine").noting(*made.notes)
+
+    def compile(self, model: Model, target: Target, cache: Path) -> EngineRunner:
+        """Deserializes the engine beside its manifest; one that does not fit this machine is refused."""
+        file = require_onnx(model, self.name)
+        self.check_options(target)
+        sentence = self.cannot_run(target)
+        if sentence is not None:
+            raise MissingBackend(f"target {target.name}: {sentence}")
+        from accel.accelerate.tensorrt_run import open_engine
+
+        return open_engine(file.path, file.signature, target)
