@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,11 +43,13 @@ from accel.steps import (
     deploy_key,
     library_version,
     missing,
+    not_run,
     settings_of,
     signature_from,
     signature_record,
     source_digest,
     step_key,
+    untouched_target,
     use_of_data,
 )
 from accel.store import STORE_VERSION, Claim, Entry, Store, digest_of
@@ -78,6 +80,10 @@ class Builder:
     def missing(self) -> dict[str, str | None]:
         """For each target: None, or why it cannot be served here (backend, device, or a library that a pass needs)."""
         return {name: missing(self._recipe, target) for name, target in self._targets.items()}
+
+    def not_run(self) -> dict[str, str | None]:
+        """For each target that can be served: None, or why what is built for it is not run here."""
+        return {name: not_run(target) for name, target in self._targets.items() if missing(self._recipe, target) is None}
 
     def data(self) -> dict[str, Any]:
         """Which samples serve for what, and what is suspicious about them. Reads the data once; kept in the store."""
@@ -110,7 +116,7 @@ class Builder:
 
     def baseline(self, target: str) -> dict[str, Any] | None:
         """The untouched model as files for this target, in FP32 where the device has it; None for eager, which is it."""
-        chosen = _plain(self._targets[target])
+        chosen = untouched_target(self._targets[target])
         if chosen.backend == "eager":
             return None
         steps: list[dict[str, Any]] = []
@@ -297,7 +303,11 @@ class Builder:
             if isinstance(shipped, TorchModel):
                 describe(shipped, claim.folder, self._policy)
             main = shipped.path.relative_to(claim.folder).as_posix() if isinstance(shipped, OnnxModel) else None
-            said = {"name": f"files for {target.backend}", "notes": list(shipped.notes)}
+            said = {
+                "name": f"files for {target.backend}",
+                "notes": added(model, shipped),
+                "seconds": time.perf_counter() - started,
+            }
             return {**said, "main": main, "signature": signature_record(shipped.signature)}
 
         entry, _ = self._stored(name, run, label)
@@ -312,6 +322,7 @@ class Builder:
             "folder": str(entry.folder),
             "key": name,
             "notes": list(entry.meta["notes"]),
+            "seconds": entry.meta["seconds"],
             "steps": steps,
         }
 
@@ -378,14 +389,3 @@ class Builder:
     def _warn(self, text: str) -> None:
         """At once, so that nothing is lost with a builder that dies later."""
         self._emit({"warning": text})
-
-
-def _plain(target: Target) -> Target:
-    """The target of its baseline: FP32, unless the device has none; and the ONNX file as it is."""
-    options = {key: value for key, value in target.options.items() if key != "format"}
-    plain = replace(target, options=options)
-    try:
-        catalog.backend(target.backend).check_options(replace(plain, precision="fp32"))
-    except UsageError:
-        return plain
-    return replace(plain, precision="fp32")

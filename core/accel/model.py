@@ -111,8 +111,8 @@ class TorchModel:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxModel:
-    """An ONNX file; or what a backend deploys in its place: OpenVINO an IR ``.xml`` beside its ``.bin``, TensorRT an ``.engine``
-    beside its manifest ``engine.json``."""
+    """An ONNX file; or what a backend deploys in its place: OpenVINO an IR ``.xml`` beside its ``.bin``, TensorRT an
+    ``.engine`` beside its ``engine.json``."""
 
     path: Path
     signature: Signature

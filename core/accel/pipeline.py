@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accel.atomic import exclusive, repair_folder, storage_faults, swap_folder, write
 from accel.benchmarks.environment import describe
@@ -98,6 +98,7 @@ class _Run:
         self.warnings = warnings
         self.built: dict[str, dict[str, Any]] = {}
         self.steps: dict[tuple[str, str], StepRecord] = {}
+        self.not_run: dict[str, str] = {}
         self._builder: Worker | None = None
 
     def execute(self, *, benchmark: bool) -> Report:
@@ -106,6 +107,9 @@ class _Run:
             skipped = self._require_targets()
             data = self._call("data")
             failed: dict[str, str] = {}
+            self.not_run = {name: reason for name, reason in self._call("not_run").items() if reason is not None}
+            for name, reason in self.not_run.items():
+                self.screen.note(f"target {name}: {reason}")
             subjects = self._reference()
             for target in self.recipe.targets_resolved():
                 if target.name not in skipped:
@@ -125,8 +129,9 @@ class _Run:
         rows = [] if benchmark else [Row(**built(subject)) for subject in subjects]
         noise, method = None, dict[str, Any]()
         if benchmark:
-            rows, noise, method, said = measure(
-                subjects,
+            here = [subject for subject in subjects if subject.not_run is None]
+            measured, noise, method, said = measure(
+                here,
                 self.recipe,
                 allowed=self.allowed,
                 folder=self.folder,
@@ -135,6 +140,8 @@ class _Run:
                 lock=self.store.folder / "locks" / "timing.lock",
             )
             self.warnings += said
+            found = {row.name: row for row in measured}
+            rows = [found.get(subject.name) or Row(**built(subject)) for subject in subjects]
         targets = {target.name: target for target in self.recipe.targets_resolved()}
         rows += [_absent_row(targets[name], "skipped", reason) for name, reason in skipped.items()]
         rows += [_absent_row(targets[name], "failed", reason) for name, reason in failed.items()]
@@ -228,13 +235,28 @@ class _Run:
         for made in filter(None, (result, baseline)):
             self.store.find(made["key"])  # held: nobody may clear it away before it is measured and copied
         target = replace(target, batch=self.recipe.benchmark.batch_sizes[0])
-        subjects = [Subject(target.name, "result", target.name, target, _described(result), Path(result["folder"]))]
+        subjects = [self._subject(target.name, "result", target, target, result)]
         if baseline:
             plain = Target(**baseline["target"])
             name = f"{target.name} {plain.precision} baseline"
             plain = replace(plain, batch=target.batch)
-            subjects.insert(0, Subject(name, "baseline", target.name, plain, _described(baseline), Path(baseline["folder"])))
+            subjects.insert(0, self._subject(name, "baseline", target, plain, baseline))
         return subjects
+
+    def _subject(
+        self, name: str, role: Literal["baseline", "result"], target: Target, runs_on: Target, made: Mapping[str, Any]
+    ) -> Subject:
+        return Subject(
+            name,
+            role,
+            target.name,
+            runs_on,
+            _described(made),
+            Path(made["folder"]),
+            notes=tuple(made["notes"]),
+            build_s=made["seconds"],
+            not_run=self.not_run.get(target.name),
+        )
 
 
 def _described(built: Mapping[str, Any]) -> dict[str, Any]:

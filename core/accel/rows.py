@@ -31,7 +31,8 @@ Turns = list[list[list[int]]]
 class Subject:
     """One row to measure. ``model``: as serving.open_session takes it; ``folder``: the files that ship, None for eager.
 
-    ``main``: only this file of the folder and what it refers to ships; None for all of them.
+    ``main``: only this file of the folder and what it refers to ships; None for all of them. ``notes``: what making the files
+    had to say, in ``build_s`` seconds. ``not_run``: why it is not run here; None for what is.
     """
 
     name: str
@@ -41,6 +42,9 @@ class Subject:
     model: Mapping[str, Any]
     folder: Path | None
     main: Path | None = None
+    notes: tuple[str, ...] = ()
+    build_s: float | None = None
+    not_run: str | None = None
 
 
 @dataclass
@@ -66,7 +70,7 @@ def row(
     entries = built(subject) | {"status": "failed" if found.reason else "measured", "reason": found.reason}
     entries |= {key: value for key, value in (found.compiled or {}).items() if key != "inputs"}
     if found.precision is not None:
-        entries["notes"] = list(found.precision["notes"])
+        entries["notes"] = [*subject.notes, *found.precision["notes"]]
         entries["precision"] = Precision(**{key: value for key, value in found.precision.items() if key != "notes"})
     if found.score is not None:
         try:
@@ -95,6 +99,9 @@ def built(subject: Subject) -> dict[str, Any]:
         "backend": subject.target.backend,
         "device": subject.target.device,
         "status": "built",
+        "reason": subject.not_run,
+        "notes": list(subject.notes),
+        "compile_s": None if subject.not_run is None else subject.build_s,
         "files": files,
         "size_bytes": size if files else None,
         "gzip_bytes": gzipped if files else None,

@@ -6,15 +6,15 @@ Shared by ``plan``, which imports no user code, and by the builder, which runs t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accel import catalog
 from accel.code_digest import of_folder, of_package
-from accel.contracts import Pass, QuantizationProfile, Split
+from accel.contracts import AheadOfTime, Pass, QuantizationProfile, Split
 from accel.distributions import installed
-from accel.errors import MissingBackend
+from accel.errors import MissingBackend, UsageError
 from accel.model import Signature, Target, TensorSpec
 from accel.recipe.passes import takes
 from accel.recipe.settings import Recipe
@@ -57,13 +57,22 @@ def library_versions(distributions: tuple[str, ...], *, asked_by: str) -> dict[s
 
 def missing(recipe: Recipe, target: Target) -> str | None:
     """None, or why the target cannot be served here: its backend, its device, or a library that a pass needs."""
-    reason: str | None = catalog.backend(target.backend).unavailable(target.device)
+    backend = catalog.backend(target.backend)
+    ahead = isinstance(backend, AheadOfTime)
+    reason: str | None = backend.cannot_build(target) if ahead else backend.unavailable(target.device)
     try:
         for key, a_pass in recipe.passes_for(target) if reason is None else ():
             library_versions(a_pass.libraries, asked_by=key)
     except MissingBackend as absent:
         return str(absent)
     return reason
+
+
+def not_run(target: Target) -> str | None:
+    """None, or why what is built for the target is not run here: it is meant for a device that this machine lacks."""
+    backend = catalog.backend(target.backend)
+    reason = backend.cannot_run(target) if isinstance(backend, AheadOfTime) else None
+    return None if reason is None else f"built, not run: {reason}"
 
 
 def settings_of(a_pass: Pass) -> dict[str, Any]:
@@ -155,6 +164,7 @@ def deploy_key(target: Target, *, source: str, library: str | None) -> str:
             "deploy": target.backend,
             "precision": target.precision,
             "options": dict(target.options),
+            "ranges": dict(target.ranges),
             "source": source,
             "library": library,
         }
@@ -164,6 +174,17 @@ def deploy_key(target: Target, *, source: str, library: str | None) -> str:
 def source_digest(origin_digest: str, inputs: tuple[TensorSpec, ...], seed: int) -> str:
     """The digest of the untouched model: its origin, the inputs it is given, and the seed it is built with."""
     return digest_of({"origin": origin_digest, "inputs": [asdict(spec) for spec in inputs], "seed": seed})
+
+
+def untouched_target(target: Target) -> Target:
+    """The target of its baseline: FP32, unless the device has none; and the ONNX file as it is."""
+    options = {key: value for key, value in target.options.items() if key != "format"}
+    plain = replace(target, options=options)
+    try:
+        catalog.backend(target.backend).check_options(replace(plain, precision="fp32"))
+    except UsageError:
+        return plain
+    return replace(plain, precision="fp32")
 
 
 def signature_record(signature: Signature) -> dict[str, Any]:

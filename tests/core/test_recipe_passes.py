@@ -150,9 +150,19 @@ def test_one_wrong_order_is_one_problem_however_many_targets(tmp_path: Path) -> 
     assert len(problems(tmp_path, ONNX, "{type: export_onnx}")) == 1
 
 
+@pytest.mark.usefixtures("more_passes")
 def test_eager_takes_a_module(tmp_path: Path) -> None:
-    found = problems(tmp_path, TORCH, "{type: export_onnx}", targets="[{backend: eager}]")
-    assert "eager takes a TorchModel, but export_onnx before it gives an OnnxModel" in found[0].message
+    found = problems(tmp_path, ONNX, "{type: rank}", targets="[{backend: eager}]")
+    assert "eager takes a TorchModel, but" in found[0].message
+
+
+@pytest.mark.usefixtures("more_passes")
+def test_eager_stands_before_the_pass_that_makes_a_file(tmp_path: Path) -> None:
+    targets = "[{backend: eager}, {backend: onnxruntime}]"
+    found = recipe(tmp_path, TORCH, "{type: prune} > {type: export_onnx} > {type: quantize}", targets=targets)
+    keys = [[key for key, _ in found.passes_for(target)] for target in found.targets]
+    assert keys == [["prune"], ["prune", "export_onnx", "quantize/static/onnxruntime"]]
+    assert "eager: eager takes the model as it is before passes.1, export_onnx" in found.notes
 
 
 @pytest.mark.usefixtures("more_passes")
@@ -274,6 +284,6 @@ def test_every_pass_of_the_catalogue_says_what_it_takes_and_gives(key: str) -> N
     leaf = next(leaf for leaf in leaves() if leaf.key == key)
     found = catalog.load(leaf.reference)
     assert len(takes(found)) == len(gives(found)) == 1
-    on_files = key in ("export_onnx", "simplify") or key.startswith("quantize/static")
+    on_files = key in ("export_onnx", "simplify", "cast") or key.startswith("quantize/static")
     assert gives(found) == {"OnnxModel" if on_files else "TorchModel"}
     assert takes(found) == {"OnnxModel" if on_files and key != "export_onnx" else "TorchModel"}

@@ -112,6 +112,22 @@ def test_a_full_recipe_says_what_it_says(home: Path) -> None:
     assert found.notes == ("model.inputs.0.dynamic: only TensorRT reads it; the targets of this recipe take any size",)
 
 
+def test_only_tensorrt_gets_the_ranges_of_axes_and_a_device_of_its_own(home: Path) -> None:
+    found = recipe(home, FULL, "targets=[{backend: onnxruntime}, {backend: tensorrt}]")
+    here, there = found.targets_resolved()
+    assert (here.ranges, here.device) == ({}, "cpu")
+    assert (there.ranges, there.device) == ({"batch": (1, 8, 32)}, "gpu")
+    assert not any("only TensorRT reads it" in note for note in found.notes)
+
+
+def test_an_axis_of_two_inputs_has_one_range(home: Path) -> None:
+    inputs = ", ".join(
+        f"{{name: {name}, shape: [n, 4], dynamic: {{n: {{min: 1, opt: {opt}, max: 8}}}}}}" for name, opt in (("a", 1), ("b", 2))
+    )
+    found = problems(home, SMALL, "model={torchvision: x, inputs: [" + inputs + "]}")
+    assert "an earlier input has another range for this axis" in " ".join(problem.message for problem in found)
+
+
 def test_reading_imports_no_code_of_the_recipe(home: Path) -> None:
     recipe(home, FULL)
     assert not (home / "canary").exists()
@@ -316,7 +332,7 @@ def test_a_wrong_word_lists_the_right_ones(home: Path, line: str, says: str) -> 
     [
         (
             "{type: prun}",
-            "the passes are prune, sparsify, finetune, distill, bn_reestimate, quantize, export_onnx, simplify; did you",
+            "the passes are prune, sparsify, finetune, distill, bn_reestimate, quantize, export_onnx, simplify, cast; did you",
         ),
         ("{type: quantise}", "did you mean 'quantize'?"),
         ("{approach: static}", "the key 'type' is missing; the passes are"),

@@ -106,6 +106,8 @@ def _result_cells(row: Row, rows: Sequence[Row], baseline: Row | None, shown: Sh
         )
         for metric in row.metrics
     )
+    if row.status == "built" and row.reason is not None:
+        accuracy = shown(row.reason)
     latency = row.latency
     times = [figures.NONE] * 4
     if latency is not None:

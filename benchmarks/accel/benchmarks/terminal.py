@@ -51,7 +51,8 @@ def _table(report: Report) -> Table:
             continue
         latency = row.latency
         times = [None, None, None] if latency is None else [latency.p50_ms, latency.p90_ms, latency.p99_ms]
-        cells = [_accuracy(row), *map(figures.milliseconds, times), _speed(row, baseline), figures.size(row.size_bytes)]
+        first = _accuracy(row) if row.status == "measured" else plain(row.reason or row.status, 60)
+        cells = [first, *map(figures.milliseconds, times), _speed(row, baseline), figures.size(row.size_bytes)]
         table.add_row(name, *map(Text, cells), Text(plain(figures.precision(row.precision))))
     return table
 
@@ -70,6 +71,8 @@ def _line(row: Row, report: Report) -> str:
     facts += [] if speed == figures.NONE else [f"speed {speed}"]
     facts += [figures.size(row.size_bytes)] if row.size_bytes is not None else []
     facts += [plain(figures.precision(row.precision))] if row.precision is not None else []
+    facts += [f"built in {figures.seconds(row.compile_s)}"] if row.status == "built" and row.compile_s is not None else []
+    facts += [plain(row.reason)] if row.reason is not None else []
     return f"{name}: {', '.join(fact for fact in facts if fact != figures.NONE) or row.status}"
 
 

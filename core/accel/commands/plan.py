@@ -20,12 +20,13 @@ from accel.rebuilding import teacher_digest
 from accel.recipe.checks import require_allowed
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
-from accel.steps import declared_inputs, missing, selects, settings_of, source_digest, step_key, use_of_data
+from accel.steps import declared_inputs, missing, not_run, selects, settings_of, source_digest, step_key, use_of_data
 from accel.store import Store
 from accel.tasks.digests import split_digest
 from accel.tasks.splits import part
 
 _UNKNOWN = "known at run time"
+_SHIPS = {"ir": "model.xml and model.bin", "engine": "model.engine and engine.json"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class PlannedTarget:
     missing: str | None
     profile: dict[str, Any]
     format: str
+    not_run: str | None = None
     steps: list[PlannedStep] = field(default_factory=list)
 
 
@@ -88,8 +90,9 @@ def run(
         for number, step in enumerate(target.steps, 1):
             say(f"  {number}. {step.name:32} {step.state}")
         dialect = target.profile
-        files = "model.xml and model.bin" if target.format == "ir" else "model.onnx"
-        say(f"  ships {files}, measured beside the untouched model; a quantize pass writes {dialect['activation']} activations")
+        files = _SHIPS.get(target.format, "model.onnx")
+        how = target.not_run or "measured beside the untouched model"
+        say(f"  ships {files}, {how}; a quantize pass writes {dialect['activation']} activations")
         say(f"  and {dialect['weight_granularity'].replace('_', '-')} weights for it")
     return 0
 
@@ -99,6 +102,7 @@ def planned(recipe: Recipe, target: Target, store: Store, policy: ImportPolicy) 
     backend: Backend = catalog.backend(target.backend)
     steps: list[PlannedStep] = []
     source = _source(recipe, policy)
+    absent = missing(recipe, target)
     for key, a_pass in recipe.passes_for(target):
         name = _key(recipe, policy, key, a_pass, source, backend, target)
         entry = None if name is None else store.find(name, evict=False)
@@ -111,9 +115,10 @@ def planned(recipe: Recipe, target: Target, store: Store, policy: ImportPolicy) 
         target.device,
         target.precision,
         target.optional,
-        missing(recipe, target),
+        absent,
         asdict(backend.quantization),
-        str(target.options.get("format", "onnx")),
+        "engine" if target.backend == "tensorrt" else str(target.options.get("format", "onnx")),
+        None if absent else not_run(target),
         steps,
     )
 

@@ -17,6 +17,7 @@ from accel.recipe.passes import (
     Leaf,
     PassEntry,
     candidates,
+    gives_file,
     kind_for_backend,
     passed_on,
     preferred_engine,
@@ -27,7 +28,9 @@ from accel.recipe.settings import (
     InputSettings,
     ModelSettings,
     Recipe,
+    Sizes,
     TargetSettings,
+    reads_ranges,
     resolved_target,
 )
 from accel.recipe.tree import Location, find, shown
@@ -57,7 +60,12 @@ def model(document: Document, settings: ModelSettings) -> None:
     if settings.torchvision is not None and settings.kwargs.keys() & {"weights", "pretrained"}:
         document.report_at(("model", "kwargs"), "nothing is downloaded: give the file as `weights` of the model", key=True)
     names = [entry.name for entry in settings.inputs]
+    ranges: dict[str, Sizes] = {}
     for index, entry in enumerate(settings.inputs):
+        for axis, sizes in entry.dynamic.items():
+            if ranges.setdefault(axis, sizes) != sizes:
+                here = ("model", "inputs", index, "dynamic", axis)
+                document.report_at(here, "an earlier input has another range for this axis; give both the same", key=True)
         if entry.name in names[:index]:
             document.report_at(("model", "inputs", index, "name"), f"{shown(entry.name)} is the name of an earlier input too")
         _axes(document, entry, ("model", "inputs", index))
@@ -76,7 +84,7 @@ def _axes(document: Document, entry: InputSettings, location: Location) -> None:
 
 def unused_sizes(settings: ModelSettings, targets: Sequence[TargetSettings]) -> list[str]:
     """A note for each input whose axis ranges no target reads."""
-    if any(target.backend.startswith("tensorrt") for target in targets):
+    if any(map(reads_ranges, targets)):
         return []
     return [
         f"model.inputs.{index}.dynamic: only TensorRT reads it; the targets of this recipe take any size"
@@ -143,7 +151,9 @@ def _references(sections: Mapping[str, Any]) -> list[tuple[Location, str]]:
     return found
 
 
-def targets(document: Document, settings: Sequence[TargetSettings], benchmark: BenchmarkSettings) -> None:
+def targets(
+    document: Document, settings: Sequence[TargetSettings], benchmark: BenchmarkSettings, model: ModelSettings | None
+) -> None:
     """Backends exist, have the device and take the options; names differ."""
     known = list(catalog.backends())
     names: list[str] = []
@@ -166,7 +176,7 @@ def targets(document: Document, settings: Sequence[TargetSettings], benchmark: B
             document.report_at((*here, "device"), f"{target.backend} has no device {target.device!r}, allowed: {allowed}")
             continue
         try:
-            backend.check_options(resolved_target(target, benchmark))
+            backend.check_options(resolved_target(target, benchmark, model))
         except UsageError as error:
             options = (*here, "options")
             document.report_at(options if find(document.root, options) else here, str(error))
@@ -192,11 +202,15 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
         kind = _start(sections.get("model"))
         last, misplaced = "the model", False
         first = kind
+        expected = kind_for_backend(target.backend)
         for index, (entry, found) in enumerate(zip(entries, options, strict=True)):
             if entry is None or not found:
                 kind, last = None, ""
                 continue
             leaf, made = next(((leaf, made) for leaf, made in found if leaf.engine == wanted), found[0])
+            if expected == "TorchModel" and kind == "TorchModel" and gives_file(type(made)):
+                notes[f"{target.name}: {target.backend} takes the model as it is before passes.{index}, {leaf.type}"] = None
+                break
             if entry.engine == "auto" and leaf.engine not in (None, wanted):
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
@@ -208,9 +222,8 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
                 misplaced = True
             kind = None if misplaced else passed_on(type(made), kind)
             last = leaf.type
-        expected = kind_for_backend(target.backend)
         if kind is not None and expected is not None and kind != expected:
-            way = _way(kind) if expected == "OnnxModel" else "PyTorch eager is measured in any run: remove this target"
+            way = _way(kind) if expected == "OnnxModel" else "remove this target"
             once(("targets", target_index), f"{target.backend} takes {_article({expected})}, but {_gave(last, kind)}; {way}")
     return list(notes)
 

@@ -176,6 +176,11 @@ def passed_on(found: type[Any], kind: Kind | None) -> Kind | None:
     return next(iter(given)) if len(given) == 1 else kind
 
 
+def gives_file(found: type[Any]) -> bool:
+    """Whether a module that goes in comes out as a file: what a backend that runs modules stands before."""
+    return passed_on(found, "TorchModel") == "OnnxModel"
+
+
 def kind_for_backend(name: str) -> Kind | None:
     """What a backend deploys: as its ``deploy`` is annotated; where that says any model, eager takes modules, others ONNX."""
     try:

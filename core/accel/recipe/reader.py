@@ -184,7 +184,7 @@ def _checked(
     if model is not None and sections.get("targets") is not None:
         notes += checks.unused_sizes(model, sections["targets"])
     if (targets := sections.get("targets")) is not None and (benchmark := sections.get("benchmark")) is not None:
-        checks.targets(document, targets, benchmark)
+        checks.targets(document, targets, benchmark, model)
     notes += checks.passes(document, entries, sections)
     if (output_dir := sections.get("output_dir")) is not None and (name := sections.get("name")) is not None:
         paths.require_apart(document, folder, output_dir, name)

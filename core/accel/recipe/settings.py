@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from accel import catalog
 from accel.contracts import Pass
 from accel.model import Target
-from accel.recipe.passes import PassEntry, leaf_for
+from accel.recipe.passes import PassEntry, gives_file, kind_for_backend, leaf_for
 from accel.tasks.settings import DataSettings, ImageClassificationSettings
 
 VERSION = 1
@@ -84,12 +86,26 @@ class TargetSettings(_Settings):
 
     name: Annotated[FileName, Field(description="Folder of its files; by default the backend's name")]
     backend: str
-    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    device: Annotated[Literal["cpu", "gpu", "npu"], Field(description="By default cpu, or what the backend has instead")] = (
+        "cpu"
+    )
     precision: Annotated[
         Literal["fp32", "fp16", "bf16"], Field(description="Of what is not quantized; INT8 comes from a quantize pass")
     ] = "fp32"
     optional: Annotated[bool, Field(description="Skip the target where its backend is not here")] = False
     options: Annotated[dict[str, Any], Field(description="The backend's own")] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_device(cls, given: Any) -> Any:
+        """TensorRT has no CPU, and who names it need not say so."""
+        if not isinstance(given, Mapping) or "device" in given or given.get("backend") not in catalog.backends():
+            return given
+        try:
+            devices = catalog.backend(given["backend"]).devices
+        except (ImportError, AttributeError):  # reported where targets are checked
+            return given
+        return given if "cpu" in devices else {**given, "device": devices[0]}
 
 
 class BenchmarkSettings(_Settings):
@@ -167,12 +183,18 @@ class Recipe(_Settings):
         return document
 
     def passes_for(self, target: Target | TargetSettings) -> tuple[tuple[str, Pass], ...]:
-        """Catalogue key and pass, in order, with ``engine: auto`` decided by the target's backend."""
-        return tuple(leaf_for(entry, target.backend) for entry in self.passes)
+        """Catalogue key and pass, in order, with ``engine: auto`` decided by the target's backend.
+
+        A target that runs modules (eager) takes the model as it is before the first pass that makes a file.
+        """
+        found = tuple(leaf_for(entry, target.backend) for entry in self.passes)
+        if self.model.path is None and kind_for_backend(target.backend) == "TorchModel":
+            return tuple(takewhile(lambda item: not gives_file(type(item[1])), found))
+        return found
 
     def targets_resolved(self) -> tuple[Target, ...]:
         """The targets as backends take them."""
-        return tuple(resolved_target(target, self.benchmark) for target in self.targets)
+        return tuple(resolved_target(target, self.benchmark, self.model) for target in self.targets)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self._path == other._path and self.document() == other.document()
@@ -186,8 +208,12 @@ def name_of(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:64] or "recipe"
 
 
-def resolved_target(target: TargetSettings, benchmark: BenchmarkSettings) -> Target:
-    """One target as a backend takes it; the number of threads is the benchmark's, the same for all."""
+def resolved_target(target: TargetSettings, benchmark: BenchmarkSettings, model: ModelSettings | None) -> Target:
+    """One target as a backend takes it; the number of threads is the benchmark's, the same for all.
+
+    ``model``: its inputs say how far their axes vary, which only TensorRT asks for.
+    """
+    sizes = {axis: found for entry in (model.inputs if model else ()) for axis, found in entry.dynamic.items()}
     return Target(
         name=target.name,
         backend=target.backend,
@@ -196,7 +222,13 @@ def resolved_target(target: TargetSettings, benchmark: BenchmarkSettings) -> Tar
         optional=target.optional,
         threads=benchmark.threads[0],
         options=target.options,
+        ranges={axis: (found.min, found.opt, found.max) for axis, found in sizes.items()} if reads_ranges(target) else {},
     )
+
+
+def reads_ranges(target: TargetSettings) -> bool:
+    """Whether the target's backend builds for a range of sizes; any other takes whatever size comes."""
+    return target.backend == "tensorrt"
 
 
 def _plain(value: Any) -> Any:
