@@ -39,6 +39,12 @@ LINTS: Mapping[str, str] = {
 }
 """Target of ``accel lint`` to ``module:function``, which takes the path of an ONNX file and gives a list of findings."""
 
+LINT_RULES: Mapping[str, str] = {
+    "tensorrt": "accel.accelerate.lint_tensorrt:rules",
+    "tensorrt-rtx": "accel.accelerate.lint_tensorrt:rules_rtx",
+}
+"""The same targets to ``module:function``, which gives name, severity and one line for each rule."""
+
 TASKS: Mapping[str, str] = {
     "image_classification": "accel.tasks.image_classification:ImageClassification",
 }

@@ -202,6 +202,19 @@ def inspect(
 
 
 @app.command()
+def lint(
+    path: Annotated[Path | None, typer.Argument(help="an .onnx file", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option("--target", help="tensorrt or tensorrt-rtx", show_default=False)] = None,
+    rules: Annotated[bool, typer.Option("--rules", help="list what is looked for, and end")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Say what a target will refuse or run badly, node by node, before anything is built."""
+    from accel.commands.lint import run
+
+    return run(path, target=target, rules=rules, as_json=as_json, out=_console(error=False))
+
+
+@app.command()
 def init(
     model: Annotated[str, typer.Argument(help="an .onnx file, or file.py:factory", show_default=False)],
     data: Annotated[

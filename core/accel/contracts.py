@@ -228,6 +228,18 @@ class Runner(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
+@runtime_checkable
+class TimedOnDevice(Protocol):
+    """A runner that can tell how long its accelerator takes by itself."""
+
+    def on_device(self, inputs: Mapping[str, Array], queries: int) -> tuple[Sequence[float], Sequence[str]]:
+        """Milliseconds of each of ``queries`` inferences by the device's own clock, without the copies from and to the host.
+
+        And notes: how fast the device was clocked and how warm it was, before and after.
+        """
+        ...
+
+
 class Backend(Protocol):
     """A runtime. One instance is cheap to make and imports nothing until asked."""
 

@@ -11,6 +11,8 @@ FLAVOURS: Mapping[str, tuple[str, ...]] = {
         "onnxruntime-rocm", "onnxruntime-qnn", "onnxruntime-training", "ort-nightly", "ort-nightly-gpu",
     ),
     "openvino": ("openvino", "openvino-nightly", "openvino-dev"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx-cu13": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }  # fmt: skip
 """The usual name of a library to all of its names, that one first. Each installs the same module, so any of them serves."""
 

@@ -17,7 +17,7 @@ from accel.errors import ModelFault
 from accel.model import Signature
 
 MANIFEST = "engine.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 _LIMIT_BYTES = 64 << 20  # with every layer's note it has some kilobytes; a larger file is something else
 _AGAIN = "build it again with `accel optimize`"
 
@@ -32,14 +32,15 @@ class TypedLayers(_Entry):
     """The types of the network the engine was built from. Operators: Conv, ConvTranspose, Gemm and MatMul.
 
     ``quantized_operators``: how many the ONNX file has with Q/DQ on data and weights; ``int8_typed`` and ``fp8_typed``: how
-    many the typed network has in these types; ``float_types``: of the rest, type (``fp32``) to number. What ran is another
-    matter, which only a GPU tells.
+    many the typed network has in these types; ``float_types``: of the rest, type (``fp32``) to number. ``operators``: each by
+    its ONNX node, to its type. What ran is another matter, which only a GPU tells.
     """
 
     quantized_operators: int = Field(ge=0)
     int8_typed: int = Field(ge=0)
     fp8_typed: int = Field(default=0, ge=0)
     float_types: dict[str, int]
+    operators: dict[str, str] = {}
 
 
 class EngineManifest(_Entry):

@@ -21,6 +21,7 @@ from accel.worker import Worker
 
 _TURN_SLACK_S = 120.0
 _SCORE_LIMIT_S = 3600.0
+_ON_DEVICE_QUERIES = 200
 
 
 class Bench:
@@ -140,6 +141,7 @@ class Bench:
                     worker.result(timeout_s=limit)
                     entry.compiled = worker.call("compile", timeout_s=limit)
                     entry.precision = worker.call("precision", timeout_s=limit)
+                    entry.on_device = worker.call("on_device", timeout_s=limit, queries=_ON_DEVICE_QUERIES)
                 except AccelError as error:
                     self._lose(entry, error)
                     if name in sessions:

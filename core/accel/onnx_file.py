@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accel import ir_file
+from accel import engine_file, ir_file
 from accel.axis_names import AxisNames
 from accel.errors import ModelFault, UsageError
 from accel.model import OnnxModel, Signature, TensorSpec
@@ -32,13 +32,14 @@ _MAGIC: Sequence[tuple[int, bytes, str]] = (
     (0, b"\x89HDF\r\n", "an HDF5 file (Keras): export it to ONNX first"),
     (0, b"\x89PNG", "a picture"),
     (0, b"\xff\xd8\xff", "a picture"),
+    (1, b"trt\0\0\0\0", "a TensorRT engine: it should end in .engine and have its engine.json beside it"),
     (4, b"TFL3", "a TensorFlow Lite model: convert it with tf2onnx first"),
     (8, b'{"', "a safetensors file: pass it as weights"),
 )
 
 
 def read(path: Path) -> OnnxModel:
-    """The model in an ``.onnx`` or IR ``.xml`` file, with the signature of its graph.
+    """The model in an ``.onnx``, IR ``.xml`` or ``.engine`` file, with its signature: of the graph, or from the manifest.
 
     ModelFault for a file that is not such a model, whose external data is missing, short or not plainly beside it, whose opset
     is outside what the installed onnx knows, whose graph has a cycle or an unknown operator, or whose inputs and outputs are
@@ -47,6 +48,9 @@ def read(path: Path) -> OnnxModel:
     if path.suffix == ".xml":
         files(path)
         return OnnxModel(path=path, signature=ir_file.signature(path))
+    if path.suffix == ".engine":
+        _size(path)
+        return OnnxModel(path=path, signature=engine_file.signature(path))
     proto = parse(path)
     _require_external_safe(proto, path)
     _require_opsets(proto, path)
@@ -93,13 +97,15 @@ def looks_like(start: bytes) -> str | None:
 
 
 def files(path: Path) -> tuple[Path, ...]:
-    """Every file the model is made of: the ``.onnx`` and its external data, or the ``.xml`` and its ``.bin``.
+    """Every file the model is made of: ``.onnx`` and external data, ``.xml`` and ``.bin``, or ``.engine`` and its manifest.
 
     External data is checked as in ``read``.
     """
     _size(path)
     if path.suffix == ".xml":
         return path, ir_file.weights_of(path)
+    if path.suffix == ".engine":
+        return path, engine_file.manifest_of(path)
     return (path, *_require_external_safe(parse(path), path))
 
 
@@ -113,9 +119,15 @@ def digest(path: Path) -> str:
 
 
 def require_finite(path: Path) -> None:
-    """ModelFault naming the first tensor that holds NaN or Inf; an attention mask of 0 and -inf passes."""
+    """ModelFault naming the first tensor that holds NaN or Inf; an attention mask of 0 and -inf passes.
+
+    An engine is opaque: it is asked only whether its bytes are those that were made from weights found finite.
+    """
     if path.suffix == ".xml":
         ir_file.require_finite(path)
+        return
+    if path.suffix == ".engine":
+        engine_file.require_intact(path, engine_file.read(path))
         return
     for found in tensors(parse(path)):
         require_finite_tensor(found, path.parent)
@@ -128,8 +140,8 @@ def check(path: Path) -> list[str]:
     finite. Warnings: weights that are all zero, and denormal numbers, which some CPUs multiply many times slower.
     """
     read(path)
-    if path.suffix == ".xml":
-        ir_file.require_finite(path)
+    if path.suffix in (".xml", ".engine"):
+        require_finite(path)
         return []
     import onnx
 

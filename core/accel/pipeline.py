@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from accel.accelerate import gpu_facts
 from accel.atomic import exclusive, repair_folder, storage_faults, swap_folder, write
 from accel.benchmarks.environment import describe
 from accel.benchmarks.markdown import render
@@ -102,7 +103,7 @@ class _Run:
         self._builder: Worker | None = None
 
     def execute(self, *, benchmark: bool) -> Report:
-        machine = describe()  # before any child runs: it tells how busy the machine was without us
+        machine = describe(gpus=gpu_facts.gpus())  # before any child runs: it tells how busy the machine was without us
         try:
             skipped = self._require_targets()
             data = self._call("data")
@@ -140,6 +141,7 @@ class _Run:
                 lock=self.store.folder / "locks" / "timing.lock",
             )
             self.warnings += said
+            machine = gpu_facts.after(machine)
             found = {row.name: row for row in measured}
             rows = [found.get(subject.name) or Row(**built(subject)) for subject in subjects]
         targets = {target.name: target for target in self.recipe.targets_resolved()}

@@ -95,7 +95,9 @@ class Row(_Entry):
 
     ``role``: ``reference`` (PyTorch eager, or the untouched ONNX file), ``baseline`` (the untouched model in FP32 on a target's
     backend), ``result`` (what the recipe made). ``status``: ``measured``; ``built`` (made, not benchmarked); ``skipped`` (an
-    optional target that is not here) and ``failed``, both with a ``reason``.
+    optional target that is not here) and ``failed``, both with a ``reason``; so has a ``built`` one that cannot run here.
+    ``latency`` is what a caller waits, copies to an accelerator included; ``device_p50_ms`` is without them, by the device's
+    own clock, and not interleaved with other rows.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Row(_Entry):
     gzip_bytes: int | None = None
     compile_s: float | None = None
     first_inference_ms: float | None = None
+    device_p50_ms: float | None = None
     peak_memory_bytes: int | None = None
     notes: list[str] = Field(default_factory=list)
 
@@ -148,11 +151,33 @@ class DataUse(_Entry):
     digest: str
 
 
+class GpuState(_Entry):
+    """What a GPU does at one moment; null where its driver does not tell. ``throttled``: why it is slower than it could be."""
+
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    throttled: list[str] = Field(default_factory=list)
+
+
+class Gpu(_Entry):
+    """One GPU of the machine. ``before`` the run it mostly idles; ``after``: right after the last measurement, still warm."""
+
+    index: int
+    name: str
+    compute_capability: str
+    driver: str
+    memory_bytes: int
+    before: GpuState | None = None
+    after: GpuState | None = None
+
+
 class Environment(_Entry):
     """The machine and the versions that the figures hold for. No host or user name.
 
     ``cores`` and ``memory_bytes`` are what the process may use. ``load_average``: over the minute before the run; ``governor``:
-    of the clock frequency. Both are null where the system does not tell.
+    of the clock frequency. Both are null where the system does not tell. ``gpus``: NVIDIA's, as the driver counts them.
     """
 
     platform: str
@@ -164,6 +189,7 @@ class Environment(_Entry):
     libraries: dict[str, str]
     governor: str | None = None
     load_average: float | None = None
+    gpus: list[Gpu] = Field(default_factory=list)
 
 
 class Verdict(_Entry):

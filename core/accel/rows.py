@@ -56,6 +56,7 @@ class Found:
     compiled: Mapping[str, Any] | None = None
     precision: Mapping[str, Any] | None = None
     score: Mapping[str, Any] | None = None
+    on_device: Mapping[str, Any] | None = None
 
 
 def row(
@@ -72,6 +73,10 @@ def row(
     if found.precision is not None:
         entries["notes"] = [*subject.notes, *found.precision["notes"]]
         entries["precision"] = Precision(**{key: value for key, value in found.precision.items() if key != "notes"})
+    if found.on_device is not None:
+        entries["device_p50_ms"] = found.on_device["p50_ms"]
+        how = f"p50 {found.on_device['p50_ms']:.4g} ms on the device alone, of {found.on_device['queries']} inferences in a row"
+        entries["notes"] += [f"{how}, without copies from and to the host", *found.on_device["notes"]]
     if found.score is not None:
         try:
             entries |= _judged(found.score, None if reference is found else reference)

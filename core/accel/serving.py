@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from accel import catalog, stages
 from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
-from accel.contracts import Backend, Runner
+from accel.contracts import Backend, Runner, TimedOnDevice
 from accel.errors import MissingBackend
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target
@@ -95,6 +96,14 @@ class Session:
     def precision(self) -> dict[str, Any]:
         """What was executed, from the runtime's own graph."""
         return asdict(self._ready.executed_precision())
+
+    def on_device(self, queries: int) -> dict[str, Any] | None:
+        """Median milliseconds on the accelerator alone, and notes; None for a runner without one."""
+        runner = self._ready
+        if not isinstance(runner, TimedOnDevice):
+            return None
+        taken, notes = runner.on_device(self._inputs, queries)
+        return {"p50_ms": statistics.median(taken), "queries": len(taken), "notes": list(notes)}
 
     def score(self) -> dict[str, Any]:
         """Metrics over validation; outputs and per-sample values stay in the session's folder as .npy."""

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from accel.accelerate.onnxruntime_session import OnnxRuntime, SessionPlan, SessionRunner
+from accel.accelerate import cuda_driver
+from accel.accelerate.onnxruntime_providers import CPU, CUDA, TENSORRT
+from accel.accelerate.onnxruntime_session import OnnxRuntime, SessionRunner
 from accel.errors import BackendFault, MissingBackend
 from accel.model import OnnxModel, Signature, Target, TensorSpec
 
 onnxruntime = pytest.importorskip("onnxruntime")
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 @pytest.fixture(scope="module")
@@ -95,53 +95,94 @@ def test_a_provider_that_runs_no_node_is_refused(providers: list[str], model: On
         compiled(model, tmp_path, options={"execution_providers": providers})
 
 
-@dataclass
-class _Node:
-    name: str
-    op_type: str = "Conv"
+class GpuBuild:
+    """What a build with CUDA and TensorRT gives a session, where there is neither: which providers load, which nodes they take.
+
+    Everything else is the real library, on the CPU.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, loads: list[str], takes: dict[str, list[str]]) -> None:
+        self.asked: list[list[Any]] = []
+        self.loads, self.takes = loads, takes
+        real: Any = onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+        monkeypatch.setattr(cuda_driver, "problem", lambda: None)
+
+        class Session(real):  # type: ignore[misc]
+            def __init__(session, path: str, settings: Any, *, providers: list[Any], **more: Any) -> None:
+                self.asked.append(providers)
+                super().__init__(path, settings, providers=[CPU], **more)
+
+            def get_providers(session) -> list[str]:
+                return self.loads
+
+            def get_provider_graph_assignment_info(session) -> list[Any]:
+                nodes = {name: [SimpleNamespace(name=node) for node in taken] for name, taken in self.takes.items()}
+                return [SimpleNamespace(ep_name=name, get_nodes=lambda found=found: found) for name, found in nodes.items()]
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
 
 
-@dataclass
-class _Part:
-    ep_name: str
-    nodes: list[_Node]
-
-    def get_nodes(self) -> list[_Node]:
-        return self.nodes
+ALL = ["embed/Gather", "mix/Add", "head/MatMul"]
 
 
-@dataclass
-class _Session:
-    """What a session on a GPU build tells; there is no GPU where this test has to run."""
-
-    providers: list[str]
-    parts: list[_Part]
-
-    def get_providers(self) -> list[str]:
-        return self.providers
-
-    def get_provider_graph_assignment_info(self) -> list[_Part]:
-        return self.parts
+def test_a_gpu_session_says_what_ran_where(model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = GpuBuild(monkeypatch, loads=[CUDA, CPU], takes={CUDA: ALL[1:], CPU: ALL[:1]})
+    options = {"execution_providers": [CUDA, CPU], "provider_options": {CUDA: {"device_id": 0, "use_tf32": True}}}
+    with compiled(model, tmp_path, device="gpu", options=options) as runner:
+        runner(INPUTS)
+        notes = runner.executed_precision().notes
+    assert build.asked[0] == [(CUDA, {"use_tf32": "1", "device_id": "0"}), CPU]
+    assert notes[0] == f"1 of 3 nodes run on {CPU}: embed/Gather"
+    assert notes[1] == f"{CUDA} was given device_id=0, use_tf32=1"
+    assert "latency includes the copies" in notes[2]
 
 
-def require_assigned(session: _Session, asked: list[str], **options: Any) -> tuple[str, ...]:
-    target = Target(name="edge", backend="onnxruntime", options={"execution_providers": asked, **options})
-    plan = SessionPlan(Path("net.onnx"), OnnxRuntime().runtime_settings(target), target, {})
-    return plan._require_assigned(session, asked)
+def test_a_provider_that_does_not_load_is_refused(model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GpuBuild(monkeypatch, loads=[CPU], takes={CPU: ALL})
+    with pytest.raises(MissingBackend, match=f"net.onnx: {CUDA} is in this build of onnxruntime but was not loaded"):
+        compiled(model, tmp_path, device="gpu")
+    with compiled(model, tmp_path, device="gpu", options={"allow_fallback": True}) as runner:
+        notes = runner.executed_precision().notes
+    assert "(allowed)" in notes[0]
+    assert not any("copies" in note for note in notes)  # nothing ran on a GPU
 
 
-def test_nodes_that_stray_to_the_cpu_are_named() -> None:
-    parts = [_Part(CUDA, [_Node("a")]), _Part(CPU, [_Node("b"), _Node("", "Gather")])]
-    session = _Session([CUDA, CPU], parts)
-    with pytest.raises(BackendFault, match=f"2 nodes do not run on {CUDA}: b, Gather"):
-        require_assigned(session, [CUDA])
-    assert require_assigned(session, [CUDA, CPU]) == ()
-    assert require_assigned(session, [CUDA], allow_fallback=True) == (f"2 nodes do not run on {CUDA}: b, Gather (allowed)",)
+def test_tensorrt_takes_what_it_can_and_its_engines_are_not_known(
+    model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = GpuBuild(monkeypatch, loads=[TENSORRT, CUDA, CPU], takes={TENSORRT: ALL})
+    with compiled(model, tmp_path, device="gpu", options={"execution_providers": [TENSORRT, CUDA]}) as runner:
+        told = runner.executed_precision()
+    cache_off = {"trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0"}
+    assert build.asked == [[(TENSORRT, cache_off), (CUDA, {"use_tf32": "0"})]]  # once: an engine takes minutes to build
+    assert told.operators == {"Gather": 1, "Add": 1, "MatMul": 1}
+    assert "does not tell what TensorrtExecutionProvider runs in its engines" in told.notes[0]
+    assert any("NVIDIA_TF32_OVERRIDE=0" in note for note in told.notes)
 
 
-def test_a_provider_that_did_not_load_is_named() -> None:
-    with pytest.raises(BackendFault, match=f"{CUDA} asked for, but the session runs on {CPU}"):
-        require_assigned(_Session([CPU], []), [CUDA])
+def test_a_session_that_fails_tells_what_the_machine_lacks(
+    model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA failure 35")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    monkeypatch.setattr(cuda_driver, "problem", lambda: "the driver is too old")
+    with pytest.raises(BackendFault, match=f"CUDA failure 35; {CUDA}: the driver is too old"):
+        compiled(model, tmp_path, options={"execution_providers": [CUDA]})
+
+
+def test_a_gpu_build_without_a_driver_is_a_missing_backend(
+    model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(cuda_driver, "problem", lambda: "there is no NVIDIA driver here")
+    assert OnnxRuntime().unavailable("gpu") == "there is no NVIDIA driver here"
+    assert OnnxRuntime().unavailable("cpu") is None
+    with pytest.raises(MissingBackend, match="target edge: there is no NVIDIA driver here"):
+        compiled(model, tmp_path, device="gpu")
 
 
 @pytest.mark.parametrize("options", [{}, {"execution_providers": [CUDA, CPU]}], ids=["by device", "by name"])
@@ -151,12 +192,13 @@ def test_fp32_on_a_gpu_is_not_tf32(
     """There is no GPU where this test has to run: what the session is asked for is looked at."""
     asked: list[Any] = []
 
-    def make(path: str, settings: Any, *, providers: list[Any], **_: Any) -> _Session:
+    def make(path: str, settings: Any, *, providers: list[Any], **_: Any) -> None:
         asked.append(providers)
         raise RuntimeError("no GPU")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+    monkeypatch.setattr(cuda_driver, "problem", lambda: None)
     with pytest.raises(BackendFault, match="no GPU"):
         compiled(model, tmp_path, device="gpu", options=options)
     assert asked == [[(CUDA, {"use_tf32": "0"}), *([CPU] if options else [])]]
@@ -205,3 +247,31 @@ def test_the_level_is_the_one_asked_for(model: OnnxModel, tmp_path: Path) -> Non
 def test_an_ir_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackendFault, match="not OpenVINO IR"):
         compiled(OnnxModel(path=tmp_path / "net.xml", signature=Signature((), ())), tmp_path)
+
+
+NO_GPU = OnnxRuntime().unavailable("gpu")
+
+
+@pytest.mark.skipif(NO_GPU is not None, reason=str(NO_GPU))
+@pytest.mark.parametrize(("kind", "precision"), [(TensorProto.FLOAT, "fp32"), (TensorProto.FLOAT16, "fp16")])
+def test_a_file_runs_on_a_gpu_in_its_own_precision(kind: int, precision: str, tmp_path: Path) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = numpy_helper.from_array(np.random.default_rng(0).standard_normal((64, 32)).astype(dtype), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="head/MatMul"),
+        helper.make_node("Relu", ["a"], ["y"], name="head/Relu"),
+    ]
+    values = [helper.make_tensor_value_info(name, kind, ["batch", size]) for name, size in (("x", 64), ("y", 32))]
+    path = tmp_path / "net.onnx"
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    signature = Signature((TensorSpec("x", ("batch", 64), str(dtype)),), (TensorSpec("y", ("batch", 32), str(dtype)),))
+    x = np.random.default_rng(1).standard_normal((8, 64)).astype(dtype)
+    with compiled(OnnxModel(path=path, signature=signature), tmp_path, device="gpu", batch=8) as runner:
+        (y,) = runner({"x": x})
+        told = runner.executed_precision()
+    assert runner.providers[0] == CUDA
+    expected = np.maximum(x.astype(np.float64) @ numpy_helper.to_array(weights).astype(np.float64), 0)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=1e-2, atol=3e-2 if precision == "fp16" else 1e-4)
+    assert told.float_precision == precision
+    assert any("latency includes the copies" in note for note in told.notes)

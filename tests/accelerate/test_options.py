@@ -36,7 +36,7 @@ def refused(backend: str, **changes: Any) -> str:
         ("onnxruntime", {"execution_providers": []}, "must be a list of names"),
         ("onnxruntime", {"execution_providers": [1]}, "must be a name"),
         ("onnxruntime", {"execution_providers": ["CPU"]}, "did you mean 'CPUExecutionProvider'?"),
-        ("eager", {"compile": True}, "it has none"),
+        ("eager", {"compile": True}, "it has mode, cuda_graphs, channels_last"),
     ],
 )
 def test_options(backend: str, options: dict[str, Any], said: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from accel import catalog
+from accel.accelerate import cuda_driver
 from accel.benchmarks.snippet import deployment_snippet
-from accel.errors import BackendFault
+from accel.errors import BackendFault, UsageError
 from accel.model import OnnxModel, Signature, Target, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", ("batch", 4), "float32"),), (TensorSpec("y", ("batch", 4), "float32"),))
@@ -45,6 +46,7 @@ SETTINGS = [
     ("onnxruntime", {"options": {"graph_optimization_level": "disable"}}),
     ("onnxruntime", {"options": {"graph_optimization_level": "basic", "execution_providers": ["CPUExecutionProvider"]}}),
     ("onnxruntime", {"device": "gpu"}),
+    ("onnxruntime", {"device": "gpu", "options": {"provider_options": {"CUDAExecutionProvider": {"device_id": 1}}}}),
     ("openvino", {}),
     ("openvino", {"threads": 2, "options": {"num_streams": 2}}),
     ("openvino", {"options": {"performance_hint": "throughput"}}),
@@ -81,6 +83,7 @@ def test_the_script_gives_onnxruntime_what_was_measured(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(cuda_driver, "problem", lambda: None)
     with pytest.raises(BackendFault, match="Recorded"):
         compile_it(backend, changes, model)
     with pytest.raises(Recorded):
@@ -109,6 +112,20 @@ def test_the_script_gives_openvino_what_was_measured(
         run_script(backend, changes, model.path.parent)
     assert calls[0] == calls[1]
     assert calls[0][1]["INFERENCE_PRECISION_HINT"] == "f32"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"precision": "bf16"}, {"options": {"channels_last": True}}, {"options": {"mode": "compile"}}],
+    ids=str,
+)
+def test_no_script_is_written_that_runs_otherwise_than_measured(changes: dict[str, Any]) -> None:
+    settings = catalog.backend("eager").runtime_settings(target("eager", changes))
+    assert json.loads(json.dumps(settings)) == settings
+    with pytest.raises(UsageError, match="no script is written for PyTorch with"):
+        deployment_snippet(
+            "eager", "model.safetensors", SIGNATURE, "def f(p):\n    return p\n", settings=settings, factory="a.py:b"
+        )
 
 
 def run_script(backend: str, changes: dict[str, Any], folder: Path) -> None:

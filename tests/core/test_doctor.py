@@ -11,8 +11,11 @@ import pytest
 from rich.console import Console
 
 from accel import catalog
+from accel.accelerate import nvidia_device
+from accel.accelerate.nvidia_device import DeviceState, NvidiaDevice
 from accel.commands import catalogue, doctor
 from accel.commands.doctor import cache_problem
+from accel.model import Target
 
 
 class Absent:
@@ -20,7 +23,7 @@ class Absent:
 
     name = "absent"
     distribution = "accel-no-such-distribution"
-    devices = ("cpu", "gpu")
+    devices: tuple[str, ...] = ("cpu", "gpu")
 
     def unavailable(self, device: str = "cpu") -> str | None:
         return f"absent is not installed for {device}; get it with: pip install absent"
@@ -69,6 +72,50 @@ def test_one_backend_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "ready on cpu" in text
     assert "not on gpu: no gpu here" in text
     assert "telemetry" in text
+
+
+def test_a_machine_without_a_gpu_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, present=Present)
+    monkeypatch.setattr(nvidia_device, "problem", lambda: "there is no NVIDIA driver here; install one")
+    _, text = examined(tmp_path, as_json=False)
+    assert [line for line in text.splitlines() if "NVIDIA" in line] == [
+        f"{'GPU':<12} there is no NVIDIA driver here; install one"
+    ]
+    _, record = examined(tmp_path)
+    assert record["gpu_problem"] == "there is no NVIDIA driver here; install one"
+    assert record["environment"]["gpus"] == []
+
+
+def test_gpus_are_shown_with_driver_and_compute_capability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, present=Present)
+    cards = tuple(NvidiaDevice(index, f"NVIDIA {index}", "9.0", "580.65", 80 * 2**30) for index in (0, 1))
+    monkeypatch.setattr(nvidia_device, "problem", lambda: None)
+    monkeypatch.setattr(nvidia_device, "found", lambda: cards)
+    monkeypatch.setattr(nvidia_device, "state", lambda index: DeviceState(345, 2619, 30 + index, None, ()))
+    _, text = examined(tmp_path, as_json=False)
+    assert "GPU 0        NVIDIA 0, compute capability 9.0, driver 580.65, 80.0 GiB, now 345 MHz, 30 degrees C\n" in text
+    assert "GPU 1        NVIDIA 1," in text
+    _, record = examined(tmp_path)
+    assert record["gpu_problem"] is None
+    assert [gpu["before"]["temperature_c"] for gpu in record["environment"]["gpus"]] == [30, 31]
+
+
+def test_what_is_built_here_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(Absent):
+        devices = ("gpu",)
+
+        def cannot_build(self, target: Target) -> str | None:
+            return None
+
+        def cannot_run(self, target: Target) -> str | None:
+            return self.unavailable(target.device)
+
+    only(monkeypatch, ahead=Ahead, absent=Absent)
+    code, text = examined(tmp_path, as_json=False)
+    assert text.count("files for gpu can be built here all the same") == 1
+    assert code == 3  # it deploys nothing that this machine could run
+    _, record = examined(tmp_path)
+    assert (record["backends"]["ahead"]["builds"], record["backends"]["absent"]["builds"]) == (["gpu"], [])
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

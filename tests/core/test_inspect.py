@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,8 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from accel import engine_file
 from accel.commands.inspect import run
+from accel.engine_file import EngineManifest, TypedLayers
 from accel.errors import AccelError, ModelFault, SafetyRefusal, UsageError
+from accel.model import Signature, TensorSpec
 
 
 def saved(path: Path, name: str = "layer/MatMul", weight: Any = None) -> Path:
@@ -121,3 +125,61 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
     for name, error in cases:
         with pytest.raises(error):
             shown(tmp_path / name)
+
+
+def engine(folder: Path, **changes: Any) -> Path:
+    fields: dict[str, Any] = {
+        "library": "tensorrt-rtx",
+        "library_version": "1.7.1.116",
+        "compute_capabilities": ["8.6", "12.0"],
+        "gpu": None,
+        "driver": None,
+        "onnx_sha256": "ab" * 32,
+        "settings": {"tf32": False, "profiles": [], "hardware_compatibility": "none"},
+        "engine_sha256": hashlib.sha256(b"opaque").hexdigest(),
+        "engine_bytes": 6,
+        "build_s": 1.25,
+        "signature": Signature((TensorSpec("x", ("batch", 4), "float32"),), (TensorSpec("y", ("batch", 3), "float16"),)),
+        "layers": TypedLayers(quantized_operators=9, int8_typed=9, float_types={"fp16": 2}),
+        "notes": ["built for GPUs that are not here"],
+    }
+    (folder / "model.engine").write_bytes(b"opaque")
+    engine_file.write(EngineManifest(**fields | changes), folder)
+    return folder / "model.engine"
+
+
+def test_an_engine_is_told_by_its_manifest(tmp_path: Path) -> None:
+    path = engine(tmp_path)
+    record = json.loads(shown(path, as_json=True))
+    assert (record["format"], record["library"], record["library_version"]) == ("tensorrt-engine", "tensorrt-rtx", "1.7.1.116")
+    assert record["files"][0] == {"path": "model.engine", "bytes": 6}
+    assert [file["path"] for file in record["files"]] == ["model.engine", "engine.json"]
+    assert record["signature"]["outputs"] == [{"name": "y", "shape": ["batch", 3], "dtype": "float16"}]
+    assert (record["layers"]["int8_typed"], record["compute_capabilities"]) == (9, ["8.6", "12.0"])
+    assert record["warnings"] == []
+    text = shown(path)
+    for fact in (
+        "tensorrt-rtx 1.7.1.116 in 1.2 s, on a machine without a GPU",
+        "compute capability 8.6, 12.0",
+        "model.engine 6 bytes",
+        "9 int8, 2 fp16; 9 quantized in the ONNX file",
+        "[batch, 4]",
+        "hardware_compatibility",
+        "note: built for GPUs that are not here",
+    ):
+        assert fact in text
+    on_gpu = shown(engine(tmp_path, compute_capabilities=[], gpu="NVIDIA L4", gpu_compute_capability="8.9", driver="580.1"))
+    assert "on NVIDIA L4, compute capability 8.9, driver 580.1" in " ".join(on_gpu.split())
+    assert "the kind of GPU it was built on" in on_gpu
+
+
+def test_an_engine_that_is_damaged_or_of_another_tool(tmp_path: Path) -> None:
+    path = engine(tmp_path)
+    path.write_bytes(b"OPAQUE")
+    with pytest.raises(ModelFault, match="damaged or replaced"):
+        shown(path)
+    (tmp_path / "engine.json").unlink()
+    with pytest.raises(ModelFault, match=r"no engine\.json beside it"):
+        shown(path)
+    hostile = engine(tmp_path, notes=["\x1b[31m::error::[bold]evil[/bold]"], settings={"\x1b[2J": "\x1b[2J"})
+    assert "\x1b" not in shown(hostile)

@@ -43,6 +43,13 @@ def test_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert read(tmp_path / "report.json") == report()
 
 
+def test_a_report_from_before_gpus_were_told_is_read(tmp_path: Path) -> None:
+    document = json.loads(report().json_text())
+    del document["environment"]["gpus"]
+    (tmp_path / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    assert read(tmp_path / "report.json").environment.gpus == []
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "build",
@@ -92,7 +99,7 @@ def test_units_are_in_the_names() -> None:
     names = {name for part in schema()["$defs"].values() for name in part["properties"]}
     for name in names:
         if any(word in name for word in ("latency_", "duration", "memory", "size_")):
-            assert name.rsplit("_", 1)[-1] in ("ms", "s", "bytes") or name == "batch_size", name
+            assert name.rsplit("_", 1)[-1] in ("ms", "s", "bytes", "mhz") or name == "batch_size", name
 
 
 @pytest.mark.parametrize(

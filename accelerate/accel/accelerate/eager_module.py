@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import re
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from accel.accelerate.eager_graphs import Captured
+from accel.accelerate.eager_modes import Compiled, Forward, forward, prepared
 from accel.accelerate.inputs import check_inputs
 from accel.accelerate.precision import Counts, executed
 from accel.atomic import storage_faults
 from accel.contracts import ExecutedPrecision
 from accel.errors import AccelError, BackendFault, ModelFault
-from accel.model import Signature, TorchModel
+from accel.model import Signature, TensorSpec, TorchModel
 
 if TYPE_CHECKING:
     from accel.contracts import Array
@@ -74,21 +77,37 @@ class EagerRunner:
     The number of threads and the FP32 mode belong to the process; both are put back when the runner is closed.
     """
 
-    def __init__(self, model: TorchModel, settings: Mapping[str, Any]) -> None:
-        """``settings``: of :meth:`accel.accelerate.eager.Eager.runtime_settings`."""
+    def __init__(
+        self, model: TorchModel, settings: Mapping[str, Any], *, batch: int | None = None, cache: Path | None = None
+    ) -> None:
+        """``settings``: of :meth:`accel.accelerate.eager.Eager.runtime_settings`. ``cache``: for torch.compile, which is done
+        here for ``batch`` samples, as far as the signature tells what they look like."""
         training = next((name or "the module" for name, part in model.module.named_modules() if part.training), None)
         if training is not None:
             raise ModelFault(f"{training} is in training mode; call eval() on the module first")
         self.signature = model.signature
+        self._settings = settings
         self._device = torch.device(settings["device"])
-        self._module: Callable[..., object] | None = _on(model.module, self._device)
+        module = prepared(model.module, self._device, settings)
+        self._module: Forward | None = forward(module, self._device, settings)
+        self._compiled = Compiled(module, cache or Path(tempfile.gettempdir())) if "torch_compile" in settings else None
+        self._fast: Forward | None = self._module
+        if self._compiled is not None:
+            self._fast = forward(self._compiled, self._device, settings)
+        self._graph = Captured(self._on_device, self._device) if "cuda_graphs" in settings else None
         self._names = [spec.name for spec in model.signature.inputs]
-        self._before = (torch.get_num_threads(), torch.get_float32_matmul_precision())
         self._seen: dict[str, Array] | None = None
+        self._before = (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
         torch.set_num_threads(settings["num_threads"])
         torch.set_float32_matmul_precision(settings["float32_matmul_precision"])
         if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False
+        if self._compiled is not None and self._tells_sizes(batch):
+            try:
+                self._run(self._zeros(batch or 1))
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
 
     @property
     def threads(self) -> int:
@@ -98,14 +117,7 @@ class EagerRunner:
     def __call__(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
         """Outputs in the signature's order. Raises DataFault for wrong inputs, ModelFault for wrong outputs or BackendFault."""
         check_inputs(self.signature, inputs)  # a module takes more than its signature says
-        try:
-            with torch.inference_mode():
-                result = (self._module or _closed)(*self._tensors(inputs))
-                outputs = [tensor.cpu().numpy().copy() for tensor in ordered_outputs(result, self.signature)]
-        except AccelError:
-            raise
-        except Exception as error:  # a module may raise anything
-            raise _failed(error) from error
+        outputs = self._run(inputs)
         if self._seen is None:
             self._seen = dict(inputs)
         return outputs
@@ -114,10 +126,11 @@ class EagerRunner:
         """Read from the operators that PyTorch dispatches in one more call on the first inputs that this runner was given.
 
         Not counted during that call itself, which is timed. Before any call it takes zeros, batch 1; BackendFault where other
-        axes vary too, for what sizes the module accepts there only a call tells.
+        axes vary too, for what sizes the module accepts there only a call tells. torch.compile and CUDA graphs dispatch
+        nothing that can be seen: there the module is counted that they were made from.
         """
         module = self._module or _closed()
-        inputs = self._zeros() if self._seen is None else self._seen
+        inputs = self._zeros(1) if self._seen is None else self._seen
         counting = _Counting()
         try:
             with torch.no_grad():  # in inference mode composite operators are seen whole: linear, not what it is made of
@@ -125,15 +138,50 @@ class EagerRunner:
                 with counting:
                     module(*tensors)
         except Exception as error:  # a module may raise anything
-            raise _failed(error) from error
-        return executed(Counts(counting.operators, 0, counting.heavy or counting.other), 0)
+            raise _failed(error, self._settings) from error
+        return executed(Counts(counting.operators, 0, counting.heavy or counting.other), 0, self._notes())
 
-    def _zeros(self) -> dict[str, Array]:
+    def _run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        try:
+            with torch.inference_mode():
+                if self._graph is not None:
+                    return self._graph([inputs[name] for name in self._names])
+                return [tensor.cpu().numpy().copy() for tensor in self._on_device(*self._tensors(inputs))]
+        except AccelError:
+            raise
+        except Exception as error:  # a module may raise anything
+            raise _failed(error, self._settings) from error
+
+    def _on_device(self, *tensors: Tensor) -> list[Tensor]:
+        """Outputs in the signature's order, and after autocast in its dtypes."""
+        outputs = ordered_outputs((self._fast or _closed)(*tensors), self.signature)
+        if "autocast" not in self._settings:
+            return outputs
+        return [tensor.to(getattr(torch, spec.dtype)) for tensor, spec in zip(outputs, self.signature.outputs, strict=True)]
+
+    def _notes(self) -> tuple[str, ...]:
+        notes: tuple[str, ...] = ()
+        if "autocast" in self._settings:
+            notes += (f"autocast to {self._settings['autocast']}; weights of linear and convolution layers were cast once",)
+        if self._compiled is not None:
+            notes += ("operators are those of the module before torch.compile, which fuses them", *self._compiled.notes)
+        if self._graph is not None:
+            notes += ("the whole call is one CUDA graph, captured once for each shape of the inputs",)
+        if self._device.type == "cuda":
+            notes += ("latency includes the copies of inputs and outputs to and from the GPU",)
+        return notes
+
+    def _tells_sizes(self, batch: int | None) -> bool:
+        """Whether the signature, with ``batch`` samples, says how large every input is."""
+        axes = [axis for spec in self.signature.inputs for axis in (spec.shape if batch is None else spec.shape[1:])]
+        return all(isinstance(axis, int) for axis in axes)
+
+    def _zeros(self, batch: int) -> dict[str, Array]:
         varying = next((spec for spec in self.signature.inputs if any(isinstance(axis, str) for axis in spec.shape[1:])), None)
         if varying is not None:
             shown = "x".join(map(str, varying.shape))
             raise BackendFault(f"input {varying.name} is {shown}: run the model once before asking what it executes")
-        return {spec.name: np.zeros(spec.concrete(), spec.dtype) for spec in self.signature.inputs}
+        return {spec.name: np.zeros(spec.concrete(**_first(spec, batch)), spec.dtype) for spec in self.signature.inputs}
 
     def _tensors(self, inputs: Mapping[str, Array]) -> list[Tensor]:
         return [torch.tensor(inputs[name], device=self._device) for name in self._names]
@@ -145,10 +193,12 @@ class EagerRunner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._module is not None:
-            self._module = None
-            self._seen = None
+            self._module = self._fast = self._compiled = None
+            self._seen = self._graph = None
             torch.set_num_threads(self._before[0])
             torch.set_float32_matmul_precision(self._before[1])
+            if self._device.type == "cuda":
+                torch.backends.cudnn.allow_tf32 = self._before[2]
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -170,14 +220,16 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _on(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module`` itself if it lies on ``device``, else a copy there."""
-    tensors = (*module.parameters(), *module.buffers())
-    return module if all(tensor.device.type == device.type for tensor in tensors) else copy.deepcopy(module).to(device)
+def _first(spec: TensorSpec, batch: int) -> dict[str, int]:
+    """The size of the axis that holds the samples, where it varies."""
+    return {spec.shape[0]: batch} if spec.shape and isinstance(spec.shape[0], str) else {}
 
 
-def _failed(error: Exception) -> BackendFault:
-    return BackendFault(f"the module failed: {type(error).__name__}: {error}")
+def _failed(error: Exception, settings: Mapping[str, Any]) -> BackendFault:
+    sentence = f"the module failed: {type(error).__name__}: {error}"
+    if "autocast" in settings and re.search("dtype|Half|BFloat16", str(error)):
+        sentence += f"; it may leave autocast to {settings['autocast']} inside: set precision: fp32"
+    return BackendFault(sentence)
 
 
 def _closed(*_: object) -> NoReturn:

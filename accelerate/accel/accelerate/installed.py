@@ -66,7 +66,9 @@ def require(library: Library) -> None:
 def _present(module: str) -> bool:
     if module in sys.modules:
         return sys.modules[module] is not None
-    return find_spec(module) is not None
+    found = find_spec(module)
+    # A folder of that name without code (of ``tensorrt-stubs``, say) is a namespace package: it has no origin, and imports.
+    return found is not None and found.origin is not None
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from accel.accelerate import (
+    lint_tensorrt_constraints,
+    lint_tensorrt_file,
+    lint_tensorrt_operators,
+    lint_tensorrt_placement,
+    lint_tensorrt_qdq,
+    lint_tensorrt_types,
+)
+from accel.accelerate.lint_graph import read
+from accel.accelerate.lint_rules import Rule, Severity, described, findings
 from accel.contracts import Finding
 
+_SHARED = (
+    *lint_tensorrt_file.RULES,
+    *lint_tensorrt_operators.RULES,
+    *lint_tensorrt_constraints.RULES,
+    *lint_tensorrt_types.RULES,
+    *lint_tensorrt_qdq.RULES,
+    *lint_tensorrt_placement.RULES,
+)
+_WHOLE = lint_tensorrt_file.WHOLE
+TENSORRT: tuple[Rule, ...] = (
+    *_WHOLE,
+    *_SHARED,
+    *lint_tensorrt_operators.TENSORRT_ONLY,
+    *lint_tensorrt_placement.TENSORRT_ONLY,
+)
+TENSORRT_RTX: tuple[Rule, ...] = (
+    *_WHOLE,
+    *_SHARED,
+    *lint_tensorrt_operators.RTX_ONLY,
+    *lint_tensorrt_constraints.RTX_ONLY,
+    *lint_tensorrt_placement.RTX_ONLY,
+)
 
-def lint(path: Path) -> Sequence[Finding]:
-    """Findings for TensorRT."""
-    return []
+
+def lint(path: Path) -> list[Finding]:
+    """Findings for TensorRT, errors first. Raises ModelFault for a file that is not ONNX, UsageError for one that is not there,
+    SafetyRefusal for external data outside the model's folder."""
+    return _found(path, TENSORRT)
 
 
-def lint_rtx(path: Path) -> Sequence[Finding]:
-    """Findings for TensorRT-RTX."""
-    return []
+def lint_rtx(path: Path) -> list[Finding]:
+    """Findings for TensorRT-RTX; as :func:`lint`."""
+    return _found(path, TENSORRT_RTX)
+
+
+def rules() -> list[tuple[str, Severity, str]]:
+    """Name, severity and one line for each rule of :func:`lint`."""
+    return described(TENSORRT)
+
+
+def rules_rtx() -> list[tuple[str, Severity, str]]:
+    """The same of :func:`lint_rtx`."""
+    return described(TENSORRT_RTX)
+
+
+def _found(path: Path, rules: tuple[Rule, ...]) -> list[Finding]:
+    graph = read(path)
+    # What does not hold together cannot be followed any further.
+    found = findings(_WHOLE if graph.broken is not None else rules, graph)
+    return sorted(found, key=lambda finding: finding.severity)  # stable, and "error" comes before "warning"

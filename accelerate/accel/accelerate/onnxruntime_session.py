@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from accel.accelerate import cuda_driver, onnxruntime_providers
 from accel.accelerate.compile_faults import compile_fault, shortened
 from accel.accelerate.inputs import batch_axis, check_inputs, fix_axis
 from accel.accelerate.installed import Library, installed_distribution, problem, require, versions
+from accel.accelerate.onnxruntime_providers import CPU, CUDA, OF_DEVICE, TELLS_NODES, Asked
 from accel.accelerate.options import Choice, Flag, Option, check
 from accel.accelerate.precision import executed
 from accel.accelerate.shipping import require_onnx, ship
 from accel.contracts import ExecutedPrecision, Progress, QuantizationProfile, silent
-from accel.errors import BackendFault, MissingBackend, UsageError
+from accel.errors import BackendFault, MissingBackend
 from accel.model import Model, OnnxModel, Signature, Target
 
 if TYPE_CHECKING:
     from accel.contracts import Array
 
 LIBRARY = Library(module="onnxruntime", distribution="onnxruntime", minimum=(1, 20), extra="onnxruntime")
-CPU = "CPUExecutionProvider"
-_PROVIDER_OF = {"cpu": CPU, "gpu": "CUDAExecutionProvider"}
-# By default the CUDA provider multiplies FP32 in TF32: a mantissa of 10 bits (onnxruntime.ai, CUDA provider, use_tf32).
-_PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _LEVELS = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -34,13 +35,11 @@ _LEVELS = {
 }
 _OPTIONS: Mapping[str, Option] = {
     "execution_providers": Choice(many=True),
+    "provider_options": Choice(),  # a mapping: see onnxruntime_providers
     "graph_optimization_level": Choice(tuple(_LEVELS)),
     "allow_fallback": Flag(),
 }
 _ERRORS_ONLY = 3
-_NAMED_IN_FAULT = 5
-_TELLS_NODES = "get_provider_graph_assignment_info"
-
 
 # With a fixed batch it turns a linear layer's MatMul and Add into Gemm, which then runs in float where no Q follows: 4 of 14
 # operators of a small INT8 vision transformer, 1.30x its latency (1.32.0, interleaved). An FP32 one is as fast without.
@@ -50,8 +49,8 @@ _DISABLED_OPTIMIZERS = ("MatMulAddFusion",)
 class OnnxRuntime:
     """ONNX Runtime, on the CPU or, with a build that has the CUDA provider, on the GPU.
 
-    Options: ``execution_providers``, ``graph_optimization_level`` (``disable``, ``basic``,
-    ``extended``, ``all``), ``allow_fallback``.
+    Options: ``execution_providers`` (in order; TensorRT's too, where the build has them), ``provider_options`` (of each, as
+    the library names them), ``graph_optimization_level`` (``disable``, ``basic``, ``extended``, ``all``), ``allow_fallback``.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -74,7 +73,7 @@ class OnnxRuntime:
             return sentence
         import onnxruntime
 
-        wanted = _PROVIDER_OF.get(device)
+        wanted = OF_DEVICE.get(device)
         here = onnxruntime.get_available_providers()
         if wanted is None:
             return f"onnxruntime has no device {device!r}; it has {', '.join(self.devices)}"
@@ -83,7 +82,7 @@ class OnnxRuntime:
                 f"this build of onnxruntime has no {wanted} for device {device} (it has {', '.join(here)}); "
                 "get one with: pip uninstall onnxruntime && pip install onnxruntime-gpu"
             )
-        return None
+        return cuda_driver.problem() if wanted == CUDA else None
 
     def installed_distribution(self) -> str | None:
         """The flavour that is installed: ``onnxruntime``, ``onnxruntime-gpu``...; None if there is none."""
@@ -94,34 +93,25 @@ class OnnxRuntime:
         return versions(LIBRARY)
 
     def check_options(self, target: Target) -> None:
+        plain = {key: value for key, value in target.options.items() if key != "provider_options"}
         check(
-            target,
+            replace(target, options=plain),
             devices=self.devices,
             precisions=("fp32",),
             why_precision="it runs each operator in the precision that the file has",
             options=_OPTIONS,
         )
-        providers = target.options.get("execution_providers")
-        for provider in providers or ():
-            if not provider.endswith("ExecutionProvider"):
-                hint = "" if provider.lower() != "cpu" else f" (did you mean {CPU!r}?)"
-                raise UsageError(
-                    f"target {target.name}: backend onnxruntime: option execution_providers holds {provider!r}{hint}; "
-                    "the names end in ExecutionProvider"
-                )
-        if providers and target.device != "cpu" and set(providers) == {CPU}:
-            raise UsageError(f"target {target.name}: device is {target.device}, but execution_providers names only {CPU}")
+        onnxruntime_providers.check(target)
 
     def runtime_settings(self, target: Target) -> dict[str, Any]:
         """``providers`` (name and options of each), ``session_options`` (enumerations by name), ``session_config`` and
         ``disabled_optimizers``."""
-        names = target.options.get("execution_providers") or (_PROVIDER_OF[target.device],)
         config = {}
         if target.threads > 1:
             # Threads that wait for work spin for a while, on the cores of whatever row has its turn next.
             config["session.intra_op.allow_spinning"] = "0"
         return {
-            "providers": [[name, dict(_PROVIDER_OPTIONS.get(name, {}))] for name in names],
+            "providers": onnxruntime_providers.settings(target),
             "session_options": {
                 "intra_op_num_threads": target.threads,
                 "inter_op_num_threads": 1,
@@ -155,7 +145,9 @@ class OnnxRuntime:
                 signature, fixed = fix_axis(signature, axis, target.batch), {axis: target.batch}
         plan = SessionPlan(file.path, self.runtime_settings(target), target, fixed)
         session, notes = plan.open()
-        return SessionRunner(session, signature, plan, cache, notes)
+        return SessionRunner(
+            session, signature, plan, cache, notes + onnxruntime_providers.notes(target, session.get_providers())
+        )
 
 
 class SessionPlan:
@@ -183,18 +175,18 @@ class SessionPlan:
                 f"onnxruntime: {', '.join(absent)} asked for, but this build has only {', '.join(here)}; "
                 "install a build that has it, or set options.allow_fallback: true"
             )
-        asked = [provider for provider in self._providers if provider in here] or [CPU]
+        asked = self._asked([provider for provider in self._providers if provider in here] or [CPU])
         settings = self._settings()
-        watched = asked != [CPU]
-        if watched and _TELLS_NODES in dir(onnxruntime.InferenceSession):
+        watched = asked.providers != (CPU,)
+        if watched and TELLS_NODES in dir(onnxruntime.InferenceSession):
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        elif watched and CPU not in asked and not self._allow_fallback:  # an older release refuses, but names no node
+        elif watched and CPU not in asked.providers and not self._allow_fallback:  # an older release refuses, but names no node
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         session = self._session(settings, asked)
         notes = tuple(f"{provider} is not in this build of onnxruntime: fell back, as allowed" for provider in absent)
         if self._given["session_config"].get("session.intra_op.allow_spinning") == "0":
             notes += ("threads wait without spinning, so that they leave the cores to the row that is timed next",)
-        return session, notes + (self._require_assigned(session, asked) if watched else ())
+        return session, notes + (onnxruntime_providers.held_against(session, asked) if watched else ())
 
     def optimized_to(self, path: Path) -> None:
         """Write the graph that a session of this plan runs; weights apart, in a file beside it."""
@@ -205,7 +197,13 @@ class SessionPlan:
         import onnxruntime
 
         here = onnxruntime.get_available_providers()
-        self._session(settings, [provider for provider in self._providers if provider in here] or [CPU])
+        self._session(settings, self._asked([provider for provider in self._providers if provider in here] or [CPU]))
+
+    def _asked(self, providers: Sequence[str]) -> Asked:
+        import onnxruntime
+
+        folder = Path(onnxruntime.__file__).parent / "capi"
+        return Asked(tuple(providers), self._allow_fallback, self.path.name, folder)
 
     def _settings(self) -> Any:
         import onnxruntime
@@ -224,44 +222,27 @@ class SessionPlan:
             settings.add_free_dimension_override_by_name(axis, size)
         return settings
 
-    def _session(self, settings: Any, providers: Sequence[str]) -> Any:
+    def _session(self, settings: Any, asked: Asked) -> Any:
         import onnxruntime
 
+        if set(asked.providers) != {CPU} and hasattr(onnxruntime, "preload_dlls"):
+            with redirect_stdout(io.StringIO()):  # it prints what it does not find; whether that matters shows at the end
+                onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip installed them, which the linker does not
         options = dict(self._given["providers"])
         try:
             # enable_fallback: by default the library retries on the CPU, with no more than a line on standard output.
             return onnxruntime.InferenceSession(
                 str(self.path),
                 settings,
-                providers=[(name, options[name]) if options.get(name) else name for name in providers],
+                providers=[(name, options[name]) if options.get(name) else name for name in asked.providers],
                 enable_fallback=int(self._allow_fallback),
                 disabled_optimizers=self._given["disabled_optimizers"],
             )
         except Exception as error:  # the library's errors have no common class
-            raise compile_fault("onnxruntime", self.path, error) from error
-
-    def _require_assigned(self, session: Any, asked: Sequence[str]) -> tuple[str, ...]:
-        """Notes on nodes that run elsewhere than asked, or BackendFault where that is not allowed."""
-        loaded = session.get_providers()
-        absent = [provider for provider in asked if provider not in loaded]
-        complaint = f"{', '.join(absent)} asked for, but the session runs on {', '.join(loaded)}" if absent else ""
-        if not absent and hasattr(session, _TELLS_NODES):
-            nodes: dict[str, list[str]] = {}
-            for part in session.get_provider_graph_assignment_info():
-                nodes.setdefault(part.ep_name, []).extend(node.name or node.op_type for node in part.get_nodes())
-            idle = [provider for provider in asked if provider != CPU and provider not in nodes]
-            strays = [name for provider, names in nodes.items() if provider not in asked for name in names]
-            if idle:
-                complaint = f"{', '.join(idle)} asked for, but no node runs there; all run on {', '.join(nodes)}"
-            elif strays:
-                shown = ", ".join(strays[:_NAMED_IN_FAULT]) + (", ..." if len(strays) > _NAMED_IN_FAULT else "")
-                complaint = f"{len(strays)} nodes do not run on {', '.join(asked)}: {shown}"
-        if complaint and not self._allow_fallback:
-            raise BackendFault(
-                f"{self.path.name}: onnxruntime: {complaint}; name {CPU} in options.execution_providers "
-                "for nodes that may run there, or set options.allow_fallback: true"
-            )
-        return (f"{complaint} (allowed)",) if complaint else ()
+            fault = compile_fault("onnxruntime", self.path, error)
+            reasons = {name: onnxruntime_providers.why_not(name, asked.folder) for name in asked.providers}
+            known = "".join(f"; {name}: {reason}" for name, reason in reasons.items() if reason)
+            raise BackendFault(f"{fault}{known}") from error
 
 
 class SessionRunner:
@@ -286,10 +267,21 @@ class SessionRunner:
             raise self._fault(inputs, error) from error
 
     def executed_precision(self) -> ExecutedPrecision:
-        """Read from the graph that the runtime itself writes after its optimizations, at the level that runs."""
+        """Read from the graph that the runtime itself writes after its optimizations, at the level that runs.
+
+        Of a provider that makes engines of its own, only what the file asks for is known: a note says so.
+        """
         from accel.accelerate.onnx_operators import executed_operators, quantized_operators
 
         self._require_open()
+        opaque = onnxruntime_providers.compiling(self.providers)
+        if opaque:
+            quantized = quantized_operators(self._plan.path)
+            said = f"precision and operators are the file's: onnxruntime does not tell what {opaque[0]} runs in its engines"
+            if quantized:
+                said += f", nor whether the {quantized} quantized operators run in INT8 there"
+            found = executed(executed_operators(self._plan.path), 0, (said, *self._notes))
+            return replace(found, quantized_operators=quantized)
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix="optimized-") as folder:
             place = Path(folder) / "optimized.onnx"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,8 +59,8 @@ class TensorRt:
         tensorrt_options.check(target)
 
     def runtime_settings(self, target: Target) -> Mapping[str, Any]:
-        """What the engine is built with, in the words of the options."""
-        return tensorrt_options.build_settings(target)
+        """How the engine is built and run, in the words of the options, every default written out."""
+        return tensorrt_options.build_settings(target) | asdict(tensorrt_options.run_settings(target))
 
     def deploy(self, model: Model, target: Target, folder: Path, *, cache: Path, progress: Progress = silent) -> OnnxModel:
         """``model.engine`` and its manifest ``engine.json``. ``cache`` keeps the timing cache."""
@@ -72,7 +72,7 @@ class TensorRt:
         from accel.accelerate.tensorrt_build import build
 
         made = build(file, target, folder / "model.engine", cache=cache, progress=progress)
-        return replace(file, path=folder / "model.engine").noting(*made.notes)
+        return replace(file, path=folder / "model.engine", signature=made.manifest.signature).noting(*made.notes)
 
     def compile(self, model: Model, target: Target, cache: Path) -> EngineRunner:
         """Deserializes the engine beside its manifest; one that does not fit this machine is refused."""

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from accel.distributions import flavours
-from accel.report import Environment
+from accel.report import Environment, Gpu
 
 LIBRARIES = (
     "accel-toolkit",
@@ -36,8 +36,11 @@ ISA_FLAGS = (
 )
 
 
-def describe(libraries: Sequence[str] = LIBRARIES, *, root: Path = Path("/")) -> Environment:
-    """This machine as this process may use it. ``root`` holds ``proc`` and ``sys`` (another folder in tests)."""
+def describe(libraries: Sequence[str] = LIBRARIES, *, gpus: Sequence[Gpu] = (), root: Path = Path("/")) -> Environment:
+    """This machine as this process may use it. ``root`` holds ``proc`` and ``sys`` (another folder in tests).
+
+    ``gpus``: as ``accel.accelerate.gpu_facts`` finds them, which asks the driver; this file asks only the system.
+    """
     return Environment(
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -48,6 +51,7 @@ def describe(libraries: Sequence[str] = LIBRARIES, *, root: Path = Path("/")) ->
         libraries=versions(libraries),
         governor=_first_line(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         load_average=_load_average(),
+        gpus=list(gpus),
     )
 
 
@@ -60,6 +64,23 @@ def versions(libraries: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def gpu_line(gpu: Gpu) -> str:
+    """One line about a GPU: what it is, and its clocks and temperature before and after a run as far as they are known."""
+    memory = f", {gpu.memory_bytes / 2**30:.1f} GiB" if gpu.memory_bytes else ""
+    line = f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}{memory}"
+    for when, state in (("now" if gpu.after is None else "before", gpu.before), ("after", gpu.after)):
+        if state is None:
+            continue
+        facts = [
+            f"{value} {unit}"
+            for value, unit in ((state.sm_clock_mhz, "MHz"), (state.temperature_c, "degrees C"))
+            if value is not None
+        ]
+        facts += [f"slowed by {reason}" for reason in state.throttled]
+        line += f", {when} {', '.join(facts)}" if facts else ""
+    return line
 
 
 def cpu_name(root: Path = Path("/")) -> str:

@@ -16,6 +16,7 @@ from accel.model import Signature, TensorSpec
 INLINE_CLASSES = 20
 """Above this many, the script reads the names from ``manifest.json``."""
 
+_EAGER_SETTINGS = frozenset({"device", "num_threads", "float32_matmul_precision"})
 _ENUMERATIONS = {"execution_mode": "ExecutionMode", "graph_optimization_level": "GraphOptimizationLevel"}
 
 
@@ -98,6 +99,8 @@ def _openvino(model_input: TensorSpec, settings: Mapping[str, Any]) -> tuple[lis
 def _eager(main_file: str, settings: Mapping[str, Any], factory: str | None) -> tuple[list[str], list[str], list[str]]:
     if factory is None:
         raise UsageError(f"{main_file}: a script for PyTorch needs the factory that builds the module")
+    if unrepeated := sorted(settings.keys() - _EAGER_SETTINGS):  # a script that runs otherwise than measured is worse than none
+        raise UsageError(f"{main_file}: no script is written for PyTorch with {', '.join(unrepeated)}")
     module, _, name = factory.rpartition(":")
     if not name.isidentifier():
         raise UsageError(f"factory {factory!r}: expected file.py:name or package.module:name")

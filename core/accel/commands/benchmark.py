@@ -14,12 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from accel import catalog, onnx_file
+from accel import catalog, engine_file, onnx_file
+from accel.accelerate import gpu_facts
 from accel.benchmarks.environment import describe
 from accel.benchmarks.terminal import show
 from accel.benchmarks.verdict import verdict
 from accel.commands.report import load
-from accel.contracts import Backend
+from accel.contracts import AheadOfTime, Backend
 from accel.display import display
 from accel.errors import MissingBackend, UsageError, WorkFault
 from accel.measuring import Bench
@@ -31,7 +32,7 @@ from accel.report import Report
 from accel.rows import Subject
 from accel.store import Store
 
-_FILE_BACKENDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
+_FILE_BACKENDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".engine": ("tensorrt",)}
 
 
 def run(
@@ -63,8 +64,9 @@ def run(
         subjects += _subjects(other, "baseline", chosen)
     if len({subject.name for subject in subjects}) < len(subjects):
         raise UsageError("the same file is given twice; a pair of identical models is timed in any case, as the noise")
+    subjects, left_out = _runnable(subjects)
     settings = BenchmarkSettings(min_duration_s=duration_s, threads=(threads,), batch_sizes=(batch_size,))
-    machine = describe()
+    machine = describe(gpus=gpu_facts.gpus())
     store = Store(cache(None))
     store.open()
     with ExitStack() as stack:
@@ -81,6 +83,7 @@ def run(
             lock=store.folder / "locks" / "timing.lock",
         )
         rows, noise, method, warnings = bench.measure(subjects)
+    warnings = [*warnings, *left_out]
     report = Report(
         accel_version=version("accel-toolkit"),
         name=path.stem or "benchmark",
@@ -88,7 +91,7 @@ def run(
         seed=0,
         recipe_sha256=None,
         verdict=verdict(rows, noise),
-        environment=machine,
+        environment=gpu_facts.after(machine),
         rows=rows,
         noise=noise,
         notes=["inputs are seeded noise: accuracy needs data, and so a recipe"],
@@ -136,17 +139,46 @@ def _subjects(path: Path, role: str, chosen: _Chosen) -> list[Subject]:
         raise UsageError(f"{path}: there is no such file or folder")
     known = _FILE_BACKENDS.get(path.suffix)
     if known is None:
-        raise UsageError(f"{path}: found {path.suffix or 'no ending'}, allowed are .onnx, .xml and the folder of a run")
+        raise UsageError(
+            f"{path}: found {path.suffix or 'no ending'}, allowed are .onnx, .xml, .engine and the folder of a run"
+        )
     onnx_file.read(path)  # a file that cannot be right is told once, not for each backend
     for name in chosen.backends:
         if name not in known:
             raise UsageError(f"{path}: --backend: found {name!r}, allowed for {path.suffix} are {', '.join(known)}")
+    if path.suffix == ".engine":
+        return [_of_engine(path, role, chosen)]
     missing = {name: _backend(name).unavailable(chosen.device) for name in chosen.backends or known}
     here = [name for name, reason in missing.items() if reason is None]
     if not here or (chosen.backends and len(here) < len(chosen.backends)):
         raise MissingBackend("; ".join(reason for reason in missing.values() if reason))
     folder = path.absolute().parent
     return [_subject(f"{path} on {name}", role, chosen.target(name), path.absolute(), folder) for name in here]
+
+
+def _runnable(subjects: Sequence[Subject]) -> tuple[list[Subject], list[str]]:
+    """Those that can run here, and a warning for each that was built for a device that is not. MissingBackend if none can."""
+    absent = {subject.name: reason for subject in subjects if (reason := _cannot_run(subject.target)) is not None}
+    if len(absent) == len(subjects):
+        raise MissingBackend("\n".join(f"{name}: {reason}" for name, reason in absent.items()))
+    here = [subject for subject in subjects if subject.name not in absent]
+    return here, [f"{name} was left out: {reason}" for name, reason in absent.items()]
+
+
+def _of_engine(path: Path, role: str, chosen: _Chosen) -> Subject:
+    """An engine runs on a GPU only, whatever the default device, and with the library that built it."""
+    options = {"library": engine_file.read(path).library}
+    target = replace(chosen.target("tensorrt"), device="gpu", options=options)
+    sentence = _cannot_run(target)
+    if sentence is not None:  # what was asked for by name is not left out
+        raise MissingBackend(f"{path}: {sentence}")
+    return _subject(f"{path} on {target.backend}", role, target, path.absolute(), path.absolute().parent)
+
+
+def _cannot_run(target: Target) -> str | None:
+    """None, or one sentence: why what was built ahead of time for ``target`` cannot run here."""
+    backend = _backend(target.backend)
+    return backend.cannot_run(target) if isinstance(backend, AheadOfTime) else None
 
 
 def _of_run(folder: Path, role: str, chosen: _Chosen) -> list[Subject]:
@@ -158,7 +190,7 @@ def _of_run(folder: Path, role: str, chosen: _Chosen) -> list[Subject]:
         if row.role != "result" or row.target is None or (chosen.backends and row.backend not in chosen.backends):
             continue
         place = folder / "targets" / row.target
-        main = next((path for ending in ("*.xml", "*.onnx") for path in sorted(place.glob(ending))), None)
+        main = next((path for ending in ("*.engine", "*.xml", "*.onnx") for path in sorted(place.glob(ending))), None)
         if main is None:
             continue
         found = settings[row.target]

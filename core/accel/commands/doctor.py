@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.text import Text
 
 from accel import catalog
-from accel.benchmarks.environment import describe, versions
+from accel.accelerate import gpu_facts, nvidia_device
+from accel.benchmarks.environment import describe, gpu_line, versions
 from accel.benchmarks.untrusted import plain
-from accel.contracts import Backend
+from accel.contracts import AheadOfTime, Backend
 from accel.errors import MissingBackend
+from accel.model import Target
+from accel.report import Gpu
 
 _REFERENCE = "eager"  # it comes with torch, a hard dependency: alone it deploys nothing
 _TELEMETRY = "accel sends nothing and fetches nothing; what ONNX Runtime, OpenVINO and NNCF would send is switched off"
@@ -28,7 +31,8 @@ def run(*, json: bool, cache_folder: Path, out: Console) -> int:
     usable = [name for name, facts in backends.items() if facts["available"] and name != _REFERENCE]
     record: dict[str, Any] = {
         "ok": bool(usable),
-        "environment": describe().model_dump(mode="json"),
+        "environment": describe(gpus=gpu_facts.gpus()).model_dump(mode="json"),
+        "gpu_problem": nvidia_device.problem(),
         "backends": backends,
         "cache": {"folder": str(cache_folder), "problem": cache_problem(cache_folder)},
         "telemetry": _TELEMETRY,
@@ -47,8 +51,15 @@ def _backend(backend: Backend) -> dict[str, Any]:
         "available": any(reason is None for reason in devices.values()),
         "versions": dict(found),
         "devices": {device: {"available": reason is None, "missing": reason} for device, reason in devices.items()},
+        "builds": [device for device, reason in devices.items() if reason is not None and _builds(backend, device)],
         "problem": _conflict(found),
     }
+
+
+def _builds(backend: Backend, device: str) -> bool:
+    """Whether files for a ``device`` that cannot be used here can be made here all the same."""
+    target = Target(name="doctor", backend=backend.name, device=device)
+    return isinstance(backend, AheadOfTime) and backend.cannot_build(target) is None
 
 
 def _conflict(found: Mapping[str, str]) -> str | None:
@@ -79,6 +90,10 @@ def _show(record: Mapping[str, Any], out: Console) -> None:
     _line(out, "machine", f"{machine['platform']}, Python {machine['python']}")
     _line(out, "CPU", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB for this process")
     _line(out, "ISA", " ".join(machine["isa_flags"]) or "none of those that speed INT8 up")
+    if record["gpu_problem"]:
+        _line(out, "GPU", record["gpu_problem"])
+    for gpu in machine["gpus"]:
+        _line(out, f"GPU {gpu['index']}", gpu_line(Gpu(**gpu)))
     _line(out, "libraries", ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()))
     for name, backend in record["backends"].items():
         known = ", ".join(f"{distribution} {version}" for distribution, version in backend["versions"].items())
@@ -91,6 +106,10 @@ def _show(record: Mapping[str, Any], out: Console) -> None:
                 reasons.setdefault(found["missing"], []).append(device)
         for reason, devices in reasons.items():
             _line(out, "" if here else name, f"not on {', '.join(devices)}: {reason}")
+        if backend["builds"]:
+            _line(
+                out, "", f"files for {', '.join(backend['builds'])} can be built here all the same, and run where the device is"
+            )
         if backend["problem"]:
             _line(out, "", f"warning: {backend['problem']}")
     cache = record["cache"]

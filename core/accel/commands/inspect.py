@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from accel import checkpoint, ir_graph, onnx_file, onnx_graph
+from accel import checkpoint, engine_file, ir_graph, onnx_file, onnx_graph
 from accel.benchmarks.untrusted import plain
 from accel.errors import UsageError
 from accel.onnx_graph import GraphSummary, Quantization
@@ -25,12 +25,14 @@ _SAFETENSORS_DTYPES = {
 
 
 def run(path: Path, *, json: bool, out: Console) -> int:
-    """Print the facts of one ``.onnx``, IR ``.xml``, ``.safetensors`` or state dict, as tables or one JSON document."""
+    """Print the facts of a model file, of any kind that ``facts`` reads, as tables or as one JSON document."""
     record = facts(path)
     if json:
         out.file.write(json_module.dumps(record, indent=2, allow_nan=False) + "\n")
     elif "tensors" in record:
         _show_weights(record, out)
+    elif "library" in record:
+        _show_engine(record, out)
     else:
         _show_graph(record, out)
     return 0
@@ -46,9 +48,11 @@ def facts(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: inspect reads model files and runs no code; for a recipe there is `accel plan`")
     if path.suffix == ".safetensors":
         return _safetensors_facts(path)
-    if path.suffix not in (".onnx", ".xml") and _is_checkpoint(path):
+    if path.suffix not in (".onnx", ".xml", ".engine") and _is_checkpoint(path):
         return _state_dict_facts(path)
     warnings = onnx_file.check(path)
+    if path.suffix == ".engine":
+        return _engine_facts(path) | {"warnings": warnings}
     if path.suffix == ".xml":
         return _graph_facts(path, "openvino-ir", ir_graph.summary(path)) | {"warnings": warnings}
     return _graph_facts(path, "onnx", onnx_graph.summary(path)) | {"warnings": warnings}
@@ -58,6 +62,19 @@ def _is_checkpoint(path: Path) -> bool:
     with path.open("rb") as stream:
         start = stream.read(2)
     return start == b"PK" or start[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin", ".ckpt")
+
+
+def _engine_facts(path: Path) -> dict[str, Any]:
+    """What the manifest says: the engine itself is opaque, and nothing reads it."""
+    files = onnx_file.files(path)
+    manifest = engine_file.read(path).model_dump(mode="json")
+    return {
+        "file": str(path),
+        "format": "tensorrt-engine",
+        "files": [{"path": file.name, "bytes": file.stat().st_size} for file in files],
+        "size_bytes": sum(file.stat().st_size for file in files),
+        **{name: value for name, value in manifest.items() if name not in ("format", "engine_bytes")},
+    }
 
 
 def _graph_facts(path: Path, form: str, summary: GraphSummary) -> dict[str, Any]:
@@ -124,6 +141,53 @@ def _show_graph(record: dict[str, Any], out: Console) -> None:
             ("precision", _precision_line(record["precision"])),
         ],
     )
+    _show_signature(record, out)
+    operators = Table(box=None, title_justify="left", title="operators", show_header=False)
+    for name, count in list(record["operators"].items())[:_SHOWN]:
+        operators.add_row(_safe(str(count)), _safe(name))
+    out.print(operators)
+    _rest(out, len(record["operators"]))
+    _warnings(record, out)
+
+
+def _show_engine(record: dict[str, Any], out: Console) -> None:
+    gpu = f"{record['gpu']}, compute capability {record['gpu_compute_capability'] or 'unknown'}, driver {record['driver']}"
+    here = "a machine without a GPU" if record["gpu"] is None else gpu
+    _pairs(
+        out,
+        [
+            ("file", f"{record['file']} ({record['format']})"),
+            ("made by", f"{record['library']} {record['library_version']} in {record['build_s']:.1f} s, on {here}"),
+            ("runs on", _capabilities_line(record)),
+            ("size", ", ".join(f"{file['path']} {file['bytes']:,} bytes" for file in record["files"])),
+            ("ONNX file", f"SHA-256 {record['onnx_sha256']}"),
+            ("typed layers", _typed_line(record["layers"])),
+        ],
+    )
+    _show_signature(record, out)
+    settings = Table(box=None, title_justify="left", title="settings", show_header=False)
+    for name, value in record["settings"].items():
+        settings.add_row(_safe(name), _safe(value if isinstance(value, str) else json_module.dumps(value)))
+    out.print(settings)
+    for note in record["notes"]:
+        out.print(_safe(f"note: {note}"), soft_wrap=True)
+    _warnings(record, out)
+
+
+def _capabilities_line(record: dict[str, Any]) -> str:
+    if record["compute_capabilities"]:
+        return f"compute capability {', '.join(record['compute_capabilities'])}"
+    return "the kind of GPU it was built on"
+
+
+def _typed_line(layers: dict[str, Any]) -> str:
+    parts = [f"{layers[key]} {name}" for key, name in (("int8_typed", "int8"), ("fp8_typed", "fp8")) if layers[key]]
+    parts += [f"{count} {name}" for name, count in layers["float_types"].items()]
+    quantized = f"; {layers['quantized_operators']} quantized in the ONNX file" if layers["quantized_operators"] else ""
+    return f"{', '.join(parts) or 'none'}{quantized} (what the graph asks for; what ran, only a GPU tells)"
+
+
+def _show_signature(record: dict[str, Any], out: Console) -> None:
     table = Table(box=None, title_justify="left", title="signature", header_style="")
     for head in ("", "name", "shape", "dtype"):
         table.add_column(head, overflow="fold")
@@ -131,12 +195,6 @@ def _show_graph(record: dict[str, Any], out: Console) -> None:
         for spec in record["signature"][side]:
             table.add_row(side[:-1], *(_safe(spec["name"]), _safe(_shape(spec["shape"])), _safe(spec["dtype"])))
     out.print(table)
-    operators = Table(box=None, title_justify="left", title="operators", show_header=False)
-    for name, count in list(record["operators"].items())[:_SHOWN]:
-        operators.add_row(_safe(str(count)), _safe(name))
-    out.print(operators)
-    _rest(out, len(record["operators"]))
-    _warnings(record, out)
 
 
 def _show_weights(record: dict[str, Any], out: Console) -> None:
