@@ -41,7 +41,6 @@ from accel.steps import (
     SPLITS,
     declared_inputs,
     deploy_key,
-    library_version,
     missing,
     not_run,
     settings_of,
@@ -136,8 +135,17 @@ class Builder:
         return self._deployed(chosen, stage, steps)
 
     def reference(self) -> dict[str, Any] | None:
-        """How a runner builds the untouched torch module; None where the recipe starts from an ONNX file."""
-        return None if self._recipe.model.path else {"kind": "torch", "digest": self._untouched.digest}
+        """How a runner builds the untouched torch module, and the devices to run it on: the GPU too where a target is for one.
+
+        None where the recipe starts from an ONNX file.
+        """
+        if self._recipe.model.path:
+            return None
+        devices = ["cpu"]
+        wanted = any(target.device == "gpu" for target in self._targets.values())
+        if wanted and catalog.backend("eager").unavailable("gpu") is None:
+            devices.append("gpu")
+        return {"model": {"kind": "torch", "digest": self._untouched.digest}, "devices": devices}
 
     # -- the untouched model ------------------------------------------------------------------------------------------
 
@@ -288,7 +296,7 @@ class Builder:
 
     def _deployed(self, target: Target, stage: Stage, steps: list[dict[str, Any]]) -> dict[str, Any]:
         backend: Backend = catalog.backend(target.backend)
-        name = deploy_key(target, source=stage.digest, library=library_version(backend.distribution))
+        name = deploy_key(target, source=stage.digest)
         label = f"{target.name}: files for {target.backend}"
 
         def run(claim: Claim) -> dict[str, Any]:

@@ -279,6 +279,10 @@ class Backend(Protocol):
 class AheadOfTime(Protocol):
     """A backend that can also make files for a device that is not here. For any other, ``unavailable`` answers both."""
 
+    def built_with(self, target: Target) -> Mapping[str, Any]:
+        """What decides the files besides model, target and precision, JSON-ready: the library and the GPU it builds for."""
+        ...
+
     def cannot_build(self, target: Target) -> str | None:
         """None, or one sentence: why the files for ``target`` cannot be made here."""
         ...

@@ -144,10 +144,10 @@ def macs(proto: Any, sizes: Mapping[str, int] | None = None) -> Macs:
     An axis 0 that varies counts as 1, other named axes as ``sizes`` says; a node that depends on an axis not given is in
     ``unknown``. A file with a fixed batch is counted for that batch. Bias additions are not counted.
     """
-    import onnx
+    from onnx import inliner
 
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = inliner.inline_local_functions(proto)
     shapes = _shapes(proto, dict(sizes or {}))
     by_node: dict[str, int] = {}
     unknown: list[str] = []

@@ -225,8 +225,12 @@ class _Run:
         reference = self._call("reference")
         if reference is None:
             return []
-        target = Target("eager", "eager", threads=self.recipe.benchmark.threads[0])
-        return [Subject("eager fp32", "reference", None, target, reference, None)]
+        threads = self.recipe.benchmark.threads[0]
+        return [
+            Subject(name, "reference", None, Target(name, "eager", device=device, threads=threads), reference["model"], None)
+            for device in reference["devices"]
+            for name in [f"eager fp32{'' if device == 'cpu' else f' on {device}'}"]
+        ]
 
     def _build(self, target: Target) -> list[Subject]:
         result = self._call("build", target=target.name)

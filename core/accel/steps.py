@@ -156,8 +156,11 @@ def _dialect(profile: QuantizationProfile) -> dict[str, Any]:
     return {field.name: getattr(profile, field.name) for field in fields(profile) if field.compare}
 
 
-def deploy_key(target: Target, *, source: str, library: str | None) -> str:
+def deploy_key(target: Target, *, source: str) -> str:
     """The key of the files that ship for ``target``. Its name, ``optional`` and ``threads`` do not decide them."""
+    backend = catalog.backend(target.backend)
+    ahead = isinstance(backend, AheadOfTime)
+    library = dict(backend.built_with(target)) if ahead else library_version(backend.distribution)
     return digest_of(
         {
             "store": STORE_VERSION,

@@ -108,3 +108,10 @@ def test_types_are_found_without_the_weights() -> None:
         17, "(float[n,1,4,4] x) => (float[n,1,4,4] y) { a = Conv(x, w)  s = Shape(a)  y = Relu(a) }", w=np.ones((1, 1, 1, 1))
     )
     assert element_types(model) == {"x": FLOAT, "w": FLOAT, "a": FLOAT, "s": INT64, "y": FLOAT}
+
+
+def test_types_go_on_behind_what_inference_does_not_know() -> None:
+    text = """(float[n,4,4,4] x) => (float[n,4] y)
+        { a = GroupNormalization<num_groups = 2>(x, w, w)  b = Einsum<equation = "bchw,bchw->bc">(a, x)  y = Relu(b) }"""
+    found = element_types(old(21, text, w=np.ones(4)))
+    assert found["a"] == found["b"] == found["y"] == FLOAT

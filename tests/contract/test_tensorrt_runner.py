@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.accelerate.tensorrt_subject import SIGNATURE, Subject, fake_subject, real_subject, rows, target
+from tests.accelerate.engines.tensorrt_subject import SIGNATURE, Subject, fake_subject, real_subject, rows, target
 
-from accel.accelerate.tensorrt_buffers import Held, out_of_memory
-from accel.accelerate.tensorrt_run import EngineRunner, open_engine
+from accel.accelerate.engines.buffers import Held, out_of_memory
+from accel.accelerate.engines.run import EngineRunner, open_engine
 from accel.errors import BackendFault, DataFault, ModelFault
 from accel.model import Signature, TensorSpec
 

@@ -1,4 +1,4 @@
-"""TensorRT engines without a GPU: built for GPUs that are elsewhere, of every precision, and said to be so (issue 4, 1 and 2)."""
+"""TensorRT engines without a GPU: built for GPUs that are elsewhere, in every precision, and said to be so."""
 
 from __future__ import annotations
 
@@ -164,7 +164,9 @@ def test_a_target_that_needs_the_gpu_is_skipped_where_it_is_optional(project: Pr
 
 def test_a_target_that_needs_the_gpu_ends_the_run_where_it_is_not(project: Project, typed: Typed) -> None:
     add_target(project)
-    typed("optimize", "recipe.yaml", "--no-benchmark").refused(3, "target trt: ", "GPU", "compute_capabilities", "optional: true")
+    typed("optimize", "recipe.yaml", "--no-benchmark").refused(
+        3, "target trt: ", "GPU", "compute_capabilities", "optional: true"
+    )
     assert not project.out.exists()
 
 

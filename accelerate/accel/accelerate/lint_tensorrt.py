@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from accel.accelerate import (
-    lint_tensorrt_constraints,
-    lint_tensorrt_file,
-    lint_tensorrt_operators,
-    lint_tensorrt_placement,
-    lint_tensorrt_qdq,
-    lint_tensorrt_types,
-)
-from accel.accelerate.lint_graph import read
-from accel.accelerate.lint_rules import Rule, Severity, described, findings
+from accel.accelerate.lint import tensorrt_constraints as lint_tensorrt_constraints
+from accel.accelerate.lint import tensorrt_file as lint_tensorrt_file
+from accel.accelerate.lint import tensorrt_operators as lint_tensorrt_operators
+from accel.accelerate.lint import tensorrt_placement as lint_tensorrt_placement
+from accel.accelerate.lint import tensorrt_qdq as lint_tensorrt_qdq
+from accel.accelerate.lint import tensorrt_types as lint_tensorrt_types
+from accel.accelerate.lint.graph import read
+from accel.accelerate.lint.rules import Rule, Severity, described, findings
 from accel.contracts import Finding
 
 _SHARED = (

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from accel.contracts import ExecutedPrecision
 
-_LOWEST_FIRST = ("bf16", "fp16", "fp32", "fp64")
+# tf32: ten bits of mantissa, so not to be called fp32.
+_LOWEST_FIRST = ("bf16", "fp16", "tf32", "fp32", "fp64")
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from accel.accelerate import tensorrt_library, tensorrt_options
+from accel.accelerate.engines import library as tensorrt_library
+from accel.accelerate.engines import options as tensorrt_options
 from accel.accelerate.shipping import require_onnx
 from accel.contracts import Progress, QuantizationProfile, silent
 from accel.errors import MissingBackend
 from accel.model import Model, OnnxModel, Target
 
 if TYPE_CHECKING:
-    from accel.accelerate.tensorrt_run import EngineRunner
+    from accel.accelerate.engines.run import EngineRunner
 
 
 class TensorRt:
     """TensorRT (data centre, Jetson) or TensorRT-RTX (RTX GPUs, ahead of time), whichever ``library`` says or is here.
 
-    Options: see ``accel.accelerate.tensorrt_options``.
+    Options: see ``accel.accelerate.engines.options``.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -41,11 +42,15 @@ class TensorRt:
             return f"tensorrt has no device {device!r}; it has {', '.join(self.devices)}"
         return tensorrt_library.problem("auto") or tensorrt_library.gpu_problem()
 
+    def built_with(self, target: Target) -> Mapping[str, Any]:
+        """The library, its version, and the GPU where none is named."""
+        return tensorrt_library.built_with(target)
+
     def cannot_build(self, target: Target) -> str | None:
         return tensorrt_library.cannot_build(target)
 
     def cannot_run(self, target: Target) -> str | None:
-        return tensorrt_library.problem(str(target.options.get("library", "auto"))) or tensorrt_library.gpu_problem()
+        return tensorrt_library.cannot_run(target)
 
     def installed_distribution(self) -> str | None:
         """The name under which it is installed; None if it is not."""
@@ -69,7 +74,7 @@ class TensorRt:
         sentence = self.cannot_build(target)
         if sentence is not None:
             raise MissingBackend(f"target {target.name}: {sentence}")
-        from accel.accelerate.tensorrt_build import build
+        from accel.accelerate.engines.build import build
 
         made = build(file, target, folder / "model.engine", cache=cache, progress=progress)
         return replace(file, path=folder / "model.engine", signature=made.manifest.signature).noting(*made.notes)
@@ -81,6 +86,6 @@ class TensorRt:
         sentence = self.cannot_run(target)
         if sentence is not None:
             raise MissingBackend(f"target {target.name}: {sentence}")
-        from accel.accelerate.tensorrt_run import open_engine
+        from accel.accelerate.engines.run import open_engine
 
         return open_engine(file.path, file.signature, target)

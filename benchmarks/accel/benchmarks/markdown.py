@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accel.benchmarks import figures
+from accel.benchmarks.environment import gpu_line
 from accel.benchmarks.untrusted import fenced, markdown
 from accel.benchmarks.verdict import own_baseline, speedup, yardstick, yardstick_name
 from accel.report import Report, Row
@@ -182,6 +183,7 @@ def _measured(report: Report, room: _Room, shown: Shown) -> list[str]:
     if here.load_average is not None:
         machine += f", load average at the start {here.load_average:.2f}"
     lines.append(f"machine: {machine}")
+    lines += [f"GPU {gpu.index}: {shown(gpu_line(gpu))}" for gpu in here.gpus]
     lines.append(f"instruction sets: {shown(' '.join(here.isa_flags) or 'unknown')}")
     lines.append(
         "versions: " + (", ".join(f"{shown(name)} {shown(found)}" for name, found in here.libraries.items()) or "unknown")

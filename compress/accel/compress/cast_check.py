@@ -125,13 +125,14 @@ def compared(
 
 
 class _Noise:
-    """Sums of squares of each output and of its change."""
+    """Sums of squares of each output and of its change; of one in whole numbers, how many there are and how many changed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._signal = np.zeros(len(names))
         self._noise = np.zeros(len(names))
         self._count = 0
+        self._whole: set[int] = set()
 
     def add(self, exact: Sequence[Array], found: Sequence[Array], count: int) -> None:
         """One batch of ``count`` samples."""
@@ -140,7 +141,12 @@ class _Noise:
             if one.shape != other.shape:  # it depends on values
                 self._noise[index] = np.nan
                 continue
-            finite = np.isfinite(one) if one.dtype.kind == "f" else np.ones(one.shape, bool)
+            if one.dtype.kind != "f":
+                self._whole.add(index)
+                self._signal[index] += one.size
+                self._noise[index] += np.count_nonzero(one != other)
+                continue
+            finite = np.isfinite(one)
             wanted, got = one[finite].astype(np.float64), other[finite].astype(np.float64)
             if not np.isfinite(got).all():
                 raise PassFault(
@@ -151,9 +157,9 @@ class _Noise:
             self._noise[index] += float(np.square(wanted - got).sum())
 
     def decibels(self, index: int) -> float:
-        """Infinite where nothing changed; NaN where the shape did."""
+        """Infinite where nothing changed, and for whole numbers; NaN where the shape did."""
         signal, noise = float(self._signal[index]), float(self._noise[index])
-        if not noise:
+        if not noise or index in self._whole:
             return math.inf
         return 10 * math.log10(signal / noise) if signal else -math.inf
 
@@ -162,6 +168,11 @@ class _Noise:
         name, decibels = self._names[index], self.decibels(index)
         if math.isnan(decibels):
             return f"warning: output {name}: its shape depends on values, and is another than before"
+        if not self._noise[index]:
+            return f"output {name}: the same as of the file before, on {self._count} calibration samples"
+        if index in self._whole:
+            share = self._noise[index] / self._signal[index]
+            return f"output {name}: {share:.2%} of the values are others than before, on {self._count} calibration samples"
         poor = "warning: " if decibels < _POOR_DB else ""
         return f"{poor}output {name}: SQNR {decibels:.1f} dB against the file before, on {self._count} calibration samples"
 

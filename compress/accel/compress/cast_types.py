@@ -142,7 +142,23 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type:
             types[value.name] = int(value.type.tensor_type.elem_type)
     types |= {weight.name: int(weight.data_type) for weight in model.graph.initializer}
+    for node in model.graph.node:
+        _infer(node, types, opset(model))
     return types
+
+
+def _infer(node: onnx.NodeProto, types: dict[str, int], version: int) -> None:
+    """Add what a node makes of the type of what it reads: ONNX's own inference stops at an operator it cannot tell the shape of
+    (GroupNormalization)."""
+    unknown = [place for place, name in enumerate(node.output) if name and name not in types]
+    if not unknown or node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, version, ""):
+        return
+    schema = onnx.defs.get_schema(node.op_type, version, "")
+    read = {_kind(schema.inputs, place): types[name] for place, name in enumerate(node.input) if name in types}
+    for place in unknown:
+        kind = _kind(schema.outputs, place)
+        if kind in read:
+            types[node.output[place]] = read[kind]
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | onnx.NodeProto]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PROFILES: Mapping[str, QuantizationProfile] = {
     "cpu": QuantizationProfile("uint8", False, "per_channel", "int32", True, "onnxruntime"),
-    "tensorrt": QuantizationProfile("int8", True, "per_channel", "float", True, "onnxruntime"),
+    "tensorrt": QuantizationProfile("int8", True, "per_channel", "float", False, "onnxruntime"),
 }
 """For training code. A recipe takes the profile of its target."""
 

@@ -1,0 +1,1 @@
+"""What backends ask of an ONNX file, a rule at a time."""
