@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
-from accel.compress.short_graph import _names, merge_equal_, shorten_
+from accel.compress.short_graph import _names, drop_defaults_, float_biases_, merge_equal_, shorten_
 from accel.compress.simplify import Simplify
 from accel.contracts import Job
 from accel.model import OnnxModel
@@ -49,7 +49,7 @@ def test_the_file_is_smaller_and_runs_the_same_int8_operators(
     assert executed(short.path, tmp_path)["QLinearConv"] > 0
     assert job.execute is not None
     wanted, found = (job.execute(path, {"image": images[:4]})[0] for path in (quantized.path, short.path))
-    np.testing.assert_array_equal(wanted, found)
+    np.testing.assert_allclose(np.asarray(wanted, np.float32), np.asarray(found, np.float32), rtol=0, atol=1e-5)
 
 
 def test_openvino_still_runs_them_in_int8(quantized: OnnxModel, make_job: MakeJob, tmp_path: Path) -> None:
@@ -133,3 +133,55 @@ def test_names_are_short_and_never_taken() -> None:
     names = list(islice(_names({"0", "a"}), 200))
     assert len(set(names)) == 200 and not {"0", "a"} & set(names)
     assert names[:3] == ["1", "2", "3"] and max(map(len, names)) == 2
+
+
+def conv(**attributes: Any) -> onnx.ModelProto:
+    weight = numpy_helper.from_array(np.ones((4, 2, 3, 3), np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", **attributes)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    return helper.make_model(
+        helper.make_graph([node], "g", ends[:1], ends[1:], [weight]), opset_imports=[helper.make_opsetid("", 20)]
+    )
+
+
+def test_attributes_that_say_nothing_go_and_others_stay() -> None:
+    model = conv(kernel_shape=[3, 3], strides=[1, 1], dilations=[1, 1], group=1, auto_pad="NOTSET", pads=[1, 1, 1, 1])
+    drop_defaults_(model)
+    assert [held.name for held in model.graph.node[0].attribute] == ["pads"]
+    model = conv(kernel_shape=[3, 3], strides=[2, 2], dilations=[2, 2], group=2, auto_pad="SAME_UPPER")
+    drop_defaults_(model)
+    assert {held.name for held in model.graph.node[0].attribute} == {"strides", "dilations", "group", "auto_pad"}
+
+
+def biased(reader: str = "Conv", scale: Any = np.float32) -> onnx.ModelProto:
+    """An INT32 bias behind DequantizeLinear, of a Conv or a Gemm."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["b", "s"], ["bias"], name="bias/dq", axis=0),
+        helper.make_node(reader, ["x", "w", "bias"], ["y"], name="layer"),
+    ]
+    weights = {
+        "b": np.array([3, -5], np.int32),
+        "s": np.array([0.5, 0.25], scale),
+        "w": np.ones((2, 2, 1, 1) if reader == "Conv" else (2, 2), np.float32),
+    }
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    made = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], made), opset_imports=[helper.make_opsetid("", 20)]
+    )
+
+
+def test_the_bias_of_a_convolution_is_stored_as_what_it_stands_for() -> None:
+    model = biased()
+    float_biases_(model.graph)
+    assert [node.op_type for node in model.graph.node] == ["Conv"]
+    held = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
+    assert set(held) == {"w", "bias"}
+    np.testing.assert_array_equal(held["bias"], np.array([1.5, -1.25], np.float32))
+
+
+@pytest.mark.parametrize("model", [biased("Gemm"), biased(scale=np.float16)], ids=["gemm", "half"])
+def test_a_bias_that_a_runtime_would_not_quantize_again_stays(model: onnx.ModelProto) -> None:
+    before = model.SerializeToString()
+    float_biases_(model.graph)
+    assert model.SerializeToString() == before

@@ -22,7 +22,7 @@ from accel import catalog
 from accel.accelerate.eager import Eager
 from accel.accelerate.onnxruntime_session import OnnxRuntime
 from accel.accelerate.openvino_model import OpenVino
-from accel.contracts import Backend, QuantizationProfile, Runner
+from accel.contracts import AheadOfTime, Backend, QuantizationProfile, Runner
 from accel.errors import BackendFault, DataFault, MissingBackend, UsageError
 from accel.model import Model, OnnxModel, Signature, Target, TensorSpec, TorchModel
 
@@ -147,8 +147,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def here(name: str) -> str:
-    """A backend that can run on this machine's CPU, by name."""
-    sentence = catalog.backend(name).unavailable("cpu")
+    """A backend that can run on this machine, by name: on its CPU, or on its GPU where it has no other device."""
+    sentence = catalog.backend(name).unavailable(device(name))
     if sentence is not None:
         pytest.skip(sentence)
     return name
@@ -160,12 +160,19 @@ def runner(here: str, models: Models, tmp_path: Path) -> Iterator[Runner]:
         yield ready
 
 
+def device(backend: str) -> str:
+    return "cpu" if "cpu" in catalog.backend(backend).devices else "gpu"
+
+
 def target(backend: str, **changes: Any) -> Target:
-    return Target(name="t", backend=backend, **changes)
+    return Target(name="t", backend=backend, **{"device": device(backend), "ranges": {"batch": (1, 4, 8)}, **changes})
 
 
 def compiled(backend: str, model: Model, cache: Path, **changes: Any) -> Runner:
-    made: Runner = catalog.backend(backend).compile(model, target(backend, **changes), cache)
+    chosen, asked = catalog.backend(backend), target(backend, **changes)
+    if isinstance(chosen, AheadOfTime):
+        model = chosen.deploy(model, asked, cache, cache=cache)
+    made: Runner = chosen.compile(model, asked, cache)
     return made
 
 
@@ -187,8 +194,9 @@ import sys
 from accel import catalog
 from accel.model import Target
 backend = catalog.backend({name!r})
-backend.check_options(Target(name="t", backend={name!r}))
-backend.runtime_settings(Target(name="t", backend={name!r}))
+target = Target(name="t", backend={name!r}, device={device(name)!r})
+backend.check_options(target)
+backend.runtime_settings(target)
 found = [m for m in {heavy!r} if m in sys.modules]
 assert not found, found
 """
@@ -296,6 +304,8 @@ def test_two_runners_do_not_meet(here: str, models: Models, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_honoured(here: str, models: Models, tmp_path: Path, threads: int) -> None:
+    if device(here) != "cpu":
+        pytest.skip("it computes on no core of this machine")
     with compiled(here, models.of(here), tmp_path, threads=threads) as runner:
         assert runner.threads == threads  # type: ignore[attr-defined]
 
@@ -341,7 +351,7 @@ def test_runs_exactly_what_it_deploys(here: str, models: Models, tmp_path: Path)
         source = OnnxModel(path=path, signature=SIGNATURE)
     ships = tmp_path / "ships"
     ships.mkdir()
-    deployed = backend.deploy(source, target(here), ships)
+    deployed = backend.deploy(source, target(here), ships, cache=tmp_path)
     assert list(ships.iterdir())
     if isinstance(source, OnnxModel):
         assert deployed.path.parent == ships

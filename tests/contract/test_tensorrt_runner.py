@@ -190,11 +190,16 @@ def test_latency_is_of_each_query_and_says_what_is_in_it(subject: Subject, copie
         require_right(runner, x)
 
 
-def test_copies_are_the_option_of_the_target(subject: Subject) -> None:
-    with subject.open(copies=True) as runner:
-        assert runner.latency({"x": rows(4)}, 1).copies
-    with subject.open() as runner:
-        assert not runner.latency({"x": rows(4)}, 1).copies
+def test_the_report_has_the_time_on_the_gpu_and_the_copies_as_a_note(subject: Subject) -> None:
+    x = rows(4)
+    with subject.open(streams=2) as runner:
+        ms, notes = runner.on_device({"x": x}, 5)
+        require_right(runner, x)
+    assert len(ms) == 5
+    assert all(each > 0 for each in ms)
+    assert [note.partition(":")[0] for note in notes[1:2]] == ["GPU before"]
+    assert "ms with copies from and to page-locked memory" in notes[0]
+    assert "over 2 streams, copies included" in notes[2]
 
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])

@@ -54,6 +54,6 @@ class Cast:
         Raises DataFault for calibration data that is missing or does not fit; PassFault for an ignored scope that matches
         nothing, and where the file that was written does not check or gives outputs that are not finite.
         """
-        from accel.compress.cast_model import cast
+        from accel.compress.casting.model import cast
 
         return cast(model, job, self)

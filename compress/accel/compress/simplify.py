@@ -18,11 +18,12 @@ class Simplify:
     A file that it leaves as it was comes back byte for byte, so that the step can be seen to have changed nothing.
 
     ``short_names``: for the smallest file, as the last pass: tensors inside the graph get short names, Q/DQ nodes none, equal
-    constants are stored once. Inputs, outputs and operators keep their names.
+    constants are stored once, attributes at their default are dropped, and a Conv's INT32 bias is stored as the float32 that it
+    stands for. Inputs, outputs and operators keep their names.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("onnxslim", "onnx")
 
     short_names: bool = False

@@ -61,10 +61,12 @@ def test_neither() -> None:
 def test_ahead_of_time_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, tensorrt_rtx="1.7.1")
     assert isinstance(backend("tensorrt"), AheadOfTime)
-    assert tensorrt_library.cannot_build(target()) is None
+    sentence = tensorrt_library.cannot_build(target())
+    assert sentence is not None
+    assert sentence.startswith(f"no GPU to build for: {NO_GPU}; or name GPUs that it is for, `compute_capabilities:")
     assert tensorrt_library.cannot_build(target(compute_capabilities=[8.6])) is None
-    assert tensorrt_library.cannot_run(target()) == NO_GPU
-    refittable = tensorrt_library.cannot_build(target(refittable=True))
+    assert tensorrt_library.cannot_run(target()) == f"no GPU: {NO_GPU}"
+    refittable = tensorrt_library.cannot_build(target(refittable=True, compute_capabilities=[8.6]))
     assert refittable is not None
     assert "a refittable engine on a GPU only" in refittable
 
@@ -74,7 +76,7 @@ def test_tensorrt_builds_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = tensorrt_library.cannot_build(target())
     assert sentence is not None
     assert NO_GPU in sentence
-    assert "`library: tensorrt-rtx` builds without one" in sentence
+    assert "TensorRT-RTX with `compute_capabilities: [\"8.9\"]` builds without one" in sentence
     pretend(monkeypatch, gpu=True, tensorrt="11.4.1")
     assert tensorrt_library.cannot_build(target()) is None
 
@@ -83,7 +85,8 @@ def test_tensorrt_builds_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ("gpu", "options", "name"),
     [
         (True, {}, "tensorrt"),
-        (False, {}, "tensorrt-rtx"),
+        (False, {}, "tensorrt"),  # neither can, and says so
+        (False, {"compute_capabilities": [8.6]}, "tensorrt-rtx"),
         (True, {"compute_capabilities": [8.6]}, "tensorrt-rtx"),
         (False, {"timing_cache": True}, "tensorrt"),  # which then says that it needs a GPU
         (False, {"library": "tensorrt"}, "tensorrt"),

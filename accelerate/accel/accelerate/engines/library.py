@@ -168,7 +168,10 @@ def _needs_gpu(name: str, target: Target) -> str | None:
     if row.builds_without_gpu:
         way = 'name GPUs that it is for, `compute_capabilities: ["8.9"]`, to build without one'
         return f"no GPU to build for: {sentence}; or {way}"
-    return f"{name} builds on the GPU that the engine is for: {sentence}; `library: tensorrt-rtx` builds without one"
+    return (
+        f"{name} builds on the GPU that the engine is for: {sentence}; TensorRT-RTX with"
+        ' `compute_capabilities: ["8.9"]` builds without one'
+    )
 
 
 def _edition_here(name: str) -> Edition:

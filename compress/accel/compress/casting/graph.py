@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from accel.compress.cast_plan import Plan
-from accel.compress.cast_types import LowType, constant_values, constants, element_types
+from accel.compress.casting.plan import Plan
+from accel.compress.casting.types import LowType, constant_values, constants, element_types
 from accel.compress.onnx_writing import drop_unused_initializers_, unique
 from accel.onnx_graph import graphs
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from accel.compress.calibration_data import Samples
-from accel.compress.cast_plan import ports_of
-from accel.compress.cast_ranges import BATCH, Trial, in_batches, measure, range_of
-from accel.compress.cast_types import LOW_TYPES
+from accel.compress.casting.plan import ports_of
+from accel.compress.casting.ranges import BATCH, Trial, in_batches, measure, range_of
+from accel.compress.casting.types import LOW_TYPES
 from accel.contracts import Batch, Job
 from accel.model import Signature, TensorSpec
 

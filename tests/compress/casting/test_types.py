@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from accel.compress.cast_types import LOW_TYPES, Ports, element_types, in_an_opset_for, opset, ports
+from accel.compress.casting.types import LOW_TYPES, Ports, element_types, in_an_opset_for, opset, ports
 from accel.errors import PassFault
 
 FP16, BF16 = LOW_TYPES["fp16"], LOW_TYPES["bf16"]

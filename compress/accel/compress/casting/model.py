@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from accel import onnx_file
 from accel.compress.calibration_data import calibration_samples
-from accel.compress.cast_check import compared, emulated, require_valid, rounds
-from accel.compress.cast_graph import plain_weights_, written
-from accel.compress.cast_plan import Plan, planned, ports_of
-from accel.compress.cast_ranges import Range, Trial, measure
-from accel.compress.cast_types import LOW_TYPES, LowType, in_an_opset_for
+from accel.compress.casting.check import compared, emulated, require_valid, rounds
+from accel.compress.casting.graph import plain_weights_, written
+from accel.compress.casting.plan import Plan, planned, ports_of
+from accel.compress.casting.ranges import Range, Trial, measure
+from accel.compress.casting.types import LOW_TYPES, LowType, in_an_opset_for
 from accel.compress.ignored_scope import resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, strip_metadata_, write
 from accel.contracts import Job

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from accel.compress.cast_ranges import Range, Trial, range_of
-from accel.compress.cast_types import LowType, Ports, constant_values, constants, element_types, opset, ports
+from accel.compress.casting.ranges import Range, Trial, range_of
+from accel.compress.casting.types import LowType, Ports, constant_values, constants, element_types, opset, ports
 
 HEADROOM = 2.0
 """Data not seen may be larger than calibration data; a bit of the exponent is left for it. Constants need none."""
@@ -70,7 +70,7 @@ def planned(
     measure: Measure,
     low_ends: Collection[str],
 ) -> Plan:
-    """Decide for every node. ``limit``: ``max_relative_error``; ``measure(tensors, trials)`` as of ``cast_ranges``;
+    """Decide for every node. ``limit``: ``max_relative_error``; ``measure(tensors, trials)`` as of ``casting.ranges``;
     ``low_ends``: FP32 inputs and outputs of the model that are to be in 16 bits too."""
     plan = Plan(list(model.graph.node), nodes)
     fixed = constants(model.graph)

@@ -17,9 +17,9 @@ import onnx
 from onnx import TensorProto, helper, parser
 
 from accel.compress.calibration_data import Samples
-from accel.compress.cast_plan import Plan
-from accel.compress.cast_ranges import in_batches
-from accel.compress.cast_types import LowType
+from accel.compress.casting.plan import Plan
+from accel.compress.casting.ranges import in_batches
+from accel.compress.casting.types import LowType
 from accel.compress.onnx_writing import write
 from accel.compress.same_outputs import Array, run
 from accel.contracts import Job

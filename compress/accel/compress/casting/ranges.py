@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.compress.calibration_data import Arrays, Samples
-from accel.compress.cast_types import LowType, Ports
+from accel.compress.casting.types import LowType, Ports
 from accel.compress.onnx_writing import write
 from accel.compress.same_outputs import batch_axis, run
 from accel.contracts import Job
@@ -99,7 +99,7 @@ def measure(
     """The range of each of ``tensors``, and for each trial ``|changed - exact| / |exact|`` (L2) of all that its node makes in
     FP32, in the worst batch: infinite where it is not finite. ``ports`` says which inputs and outputs of a node count.
 
-    ``job`` must run files on what rounds (``cast_check.rounds``).
+    ``job`` must run files on what rounds (``casting.check.rounds``).
     """
     graph = _Graph(model, low, ports)
     ranges = {name: graph.range_sums(name) for name in tensors}
