@@ -107,7 +107,7 @@ class _Run:
         try:
             skipped = self._require_targets()
             data = self._call("data")
-            failed: dict[str, str] = {}
+            failed: dict[str, AccelError] = {}
             self.not_run = {name: reason for name, reason in self._call("not_run").items() if reason is not None}
             for name, reason in self.not_run.items():
                 self.screen.note(f"target {name}: {reason}")
@@ -116,12 +116,13 @@ class _Run:
                 if target.name not in skipped:
                     try:
                         subjects += self._build(target)
-                    except (WorkFault, MissingBackend) as error:
-                        failed[target.name] = str(error)
+                    except (WorkFault, MissingBackend, UsageError) as error:
+                        failed[target.name] = error
                         self.screen.warn(f"{target.name}: {error}")
             self.warnings += data["warnings"]
             if failed and len(failed) + len(skipped) == len(self.recipe.targets):
-                raise WorkFault(_joined(failed))
+                kind = UsageError if all(isinstance(error, UsageError) for error in failed.values()) else WorkFault
+                raise kind(_joined({name: str(error) for name, error in failed.items()}))
             sample = self.folder / "sample.npz"
             if benchmark:
                 self._call("sample", batch_size=self.recipe.benchmark.batch_sizes[0], file=str(sample))
@@ -146,7 +147,7 @@ class _Run:
             rows = [found.get(subject.name) or Row(**built(subject)) for subject in subjects]
         targets = {target.name: target for target in self.recipe.targets_resolved()}
         rows += [_absent_row(targets[name], "skipped", reason) for name, reason in skipped.items()]
-        rows += [_absent_row(targets[name], "failed", reason) for name, reason in failed.items()]
+        rows += [_absent_row(targets[name], "failed", str(error)) for name, error in failed.items()]
         deployed = {
             target.name: deployment(self.recipe, target, self.built[target.name])
             for target in self.recipe.targets_resolved()

@@ -133,14 +133,16 @@ def add_target(project: Project, **options: Any) -> None:
     project.recipe.write_text(text)
 
 
-def test_the_other_targets_are_measured_and_the_engine_is_not(project: Project, typed: Typed) -> None:
+@pytest.mark.slow
+def test_the_other_target_is_measured_and_the_engine_is_not(project: Project, typed: Typed) -> None:
     add_target(project, options="{library: tensorrt-rtx, compute_capabilities: ['8.9']}")
+    project.rewrite("  - {name: ov, backend: openvino}\n", "")  # each row takes its time
+    project.rewrite("{min_duration_s: 0.5, min_iterations: 50}", "{min_duration_s: 0.1, min_iterations: 10}")
     done = typed("optimize", "recipe.yaml")
     assert done.code == 0, done.err
     rows = {row["name"]: row for row in json.loads((project.out / "report.json").read_text())["rows"]}
     assert {name: row["status"] for name, row in rows.items() if row["role"] == "result"} == {
         "ort": "measured",
-        "ov": "measured",
         "trt": "built",
     }
     assert rows["trt fp32 baseline"]["reason"].startswith("built, not run: no GPU")
@@ -197,9 +199,5 @@ def test_an_axis_without_a_range_is_named_before_anything_is_built(project: Proj
     add_target(project, options="{library: tensorrt-rtx, compute_capabilities: ['8.9']}")
     project.rewrite(", dynamic: {batch: {min: 1, opt: 2, max: 8}}", "")
     done = typed("optimize", "recipe.yaml", "--no-benchmark")
-    rows = {row["name"]: row for row in json.loads((project.out / "report.json").read_text())["rows"]}
-    assert rows["trt"]["status"] == "failed"
-    assert "image" in rows["trt"]["reason"]
-    assert "batch" in rows["trt"]["reason"]
-    assert "dynamic" in rows["trt"]["reason"]
-    assert done.code == 4
+    done.refused(2, "recipe.yaml:9:7: ", "the axis 'batch' varies", "target trt", "dynamic: {batch: {min: 1, opt: 1, max: 32}}")
+    assert not project.cache.exists() or not list(project.cache.rglob("steps/*"))

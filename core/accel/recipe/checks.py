@@ -175,11 +175,25 @@ def targets(
             allowed = ", ".join(backend.devices)
             document.report_at((*here, "device"), f"{target.backend} has no device {target.device!r}, allowed: {allowed}")
             continue
+        if model is not None and reads_ranges(target) and "profiles" not in target.options:
+            _require_ranges(document, target, model)
         try:
             backend.check_options(resolved_target(target, benchmark, model))
         except UsageError as error:
             options = (*here, "options")
             document.report_at(options if find(document.root, options) else here, str(error))
+
+
+def _require_ranges(document: Document, target: TargetSettings, model: ModelSettings) -> None:
+    """Every axis that varies has a range, for a backend that builds for one."""
+    known = {axis for entry in model.inputs for axis in entry.dynamic}
+    for index, entry in enumerate(model.inputs):
+        for axis in entry.shape:
+            if isinstance(axis, str) and axis not in known:
+                found = f"the axis {axis!r} varies, and target {target.name} ({target.backend}) is built for a range of sizes"
+                way = f"add `dynamic: {{{axis}: {{min: 1, opt: 1, max: 32}}}}`"
+                document.report_at(("model", "inputs", index), f"{found}; {way}")
+                known.add(axis)
 
 
 def passes(document: Document, entries: Sequence[PassEntry | None], sections: Mapping[str, Any]) -> list[str]:
