@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -178,8 +179,8 @@ def test_precision_is_the_targets(precision: str) -> None:
 
 def test_what_no_script_can_be_written_for() -> None:
     eager = given("eager")
-    with pytest.raises(UsageError, match="backend 'tensorrt'"):
-        deployment_snippet("tensorrt", "model.plan", signature(5), PREPROCESS, settings={})
+    with pytest.raises(UsageError, match="backend 'coreml'"):
+        deployment_snippet("coreml", "model.plan", signature(5), PREPROCESS, settings={})
     two = Signature(signature(5).inputs * 2, signature(5).outputs)
     with pytest.raises(UsageError, match="one input, this has 2"):
         deployment_snippet("onnxruntime", "model.onnx", two, PREPROCESS, settings=given("onnxruntime"))
@@ -189,3 +190,37 @@ def test_what_no_script_can_be_written_for() -> None:
         deployment_snippet("eager", "model.safetensors", signature(5), PREPROCESS, settings=eager, factory="net.py")
     with pytest.raises(ValueError, match="defines no function"):
         deployment_snippet("onnxruntime", "model.onnx", signature(5), "import numpy\n", settings=given("onnxruntime"))
+
+
+@pytest.mark.parametrize(("library", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")])
+def test_an_engine_is_run_by_the_library_that_built_it(library: str, module: str) -> None:
+    text = deployment_snippet("tensorrt", "model.engine", signature(3), PREPROCESS, settings={"library": library})
+    compile(text, "run.py", "exec")
+    assert f"import {module} as trt" in text
+    assert "'model.engine'" in text
+    assert ("create_runtime_config" in text) == (library == "tensorrt-rtx")
+
+
+def test_the_script_for_an_engine_calls_what_the_library_has() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    text = deployment_snippet("tensorrt", "model.engine", signature(3), PREPROCESS, settings={"library": "tensorrt-rtx"})
+    owners = {
+        "trt": trt,
+        "runtime": trt.Runtime,
+        "engine": trt.ICudaEngine,
+        "context": trt.IExecutionContext,
+        "config": trt.IRuntimeConfig,
+        "strategies": trt.DynamicShapesKernelSpecializationStrategy,
+    }
+    used = [
+        (node.value.id, node.attr)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in owners
+    ]
+    assert len(used) > 10
+    assert [pair for pair in used if not hasattr(owners[pair[0]], pair[1])] == []
+
+
+def test_an_engine_of_an_unknown_library_has_no_script() -> None:
+    with pytest.raises(UsageError, match="which library built it"):
+        deployment_snippet("tensorrt", "model.engine", signature(3), PREPROCESS, settings={"library": "auto"})

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from accel import engine_file
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.engines import options as tensorrt_options
 from accel.accelerate.shipping import require_onnx
@@ -66,6 +67,10 @@ class TensorRt:
     def runtime_settings(self, target: Target) -> Mapping[str, Any]:
         """How the engine is built and run, in the words of the options, every default written out."""
         return tensorrt_options.build_settings(target) | asdict(tensorrt_options.run_settings(target))
+
+    def runtime_settings_for(self, target: Target, path: Path) -> Mapping[str, Any]:
+        """With the library that built the engine at ``path``."""
+        return {**self.runtime_settings(target), "library": engine_file.read(path).library}
 
     def deploy(self, model: Model, target: Target, folder: Path, *, cache: Path, progress: Progress = silent) -> OnnxModel:
         """``model.engine`` and its manifest ``engine.json``. ``cache`` keeps the timing cache."""

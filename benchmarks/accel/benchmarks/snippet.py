@@ -48,6 +48,8 @@ def deployment_snippet(
         imports, load, call = _openvino(model_input, settings)
     elif backend == "eager":
         imports, load, call = _eager(main_file, settings, factory)
+    elif backend == "tensorrt":
+        imports, load, call = _tensorrt(signature, settings)
     else:
         raise UsageError(f"no deployment script is known for backend {backend!r}")
     function = _function_name(preprocess_source)
@@ -94,6 +96,47 @@ def _openvino(model_input: TensorSpec, settings: Mapping[str, Any]) -> tuple[lis
     load.append(f"settings = {_literal(dict(settings['properties']))}")
     load.append(f"compiled = core.compile_model(model, {_literal(settings['device'])}, settings)")
     return ["import openvino"], load, ["scores = compiled(sample)[0][0]"]
+
+
+def _tensorrt(signature: Signature, settings: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """Buffers and the stream are PyTorch's: the shortest way to them, and most machines with such a GPU have it."""
+    module = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}.get(settings["library"])
+    if module is None:
+        raise UsageError("a script for an engine needs to know which library built it")
+    load = [
+        "runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))",
+        "engine = runtime.deserialize_cuda_engine((here / MODEL_FILE).read_bytes())",
+        "if engine is None:",
+        "    sys.exit('this engine was built for another GPU or library version: engine.json says for which')",
+    ]
+    if module == "tensorrt_rtx":  # as it was measured: by default the first inferences run kernels that are replaced later
+        load += [
+            "config = engine.create_runtime_config()",
+            "strategies = trt.DynamicShapesKernelSpecializationStrategy",
+            "config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER",
+            "context = engine.create_execution_context(config)",
+        ]
+    else:
+        load.append("context = engine.create_execution_context()")
+    name = _literal(signature.inputs[0].name)
+    outputs = {spec.name: spec.dtype for spec in signature.outputs}
+    call = [
+        "data = torch.from_numpy(sample).cuda()",
+        f"context.set_input_shape({name}, tuple(data.shape))",
+        f"context.set_tensor_address({name}, data.data_ptr())",
+        "answers = {}",
+        f"for name, dtype in {_literal(outputs)}.items():",
+        "    shape = tuple(context.get_tensor_shape(name))",
+        "    answers[name] = torch.empty(shape, dtype=getattr(torch, dtype), device='cuda')",
+        "    context.set_tensor_address(name, answers[name].data_ptr())",
+        "stream = torch.cuda.Stream()",
+        "stream.wait_stream(torch.cuda.current_stream())",
+        "if not context.execute_async_v3(stream.cuda_stream):",
+        "    sys.exit('the engine did not run')",
+        "stream.synchronize()",
+        f"scores = answers[{_literal(signature.outputs[0].name)}][0].cpu().numpy()",
+    ]
+    return ["import torch", f"import {module} as trt"], load, call
 
 
 def _eager(main_file: str, settings: Mapping[str, Any], factory: str | None) -> tuple[list[str], list[str], list[str]]:

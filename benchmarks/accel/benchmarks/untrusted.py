@@ -41,6 +41,12 @@ def fenced(code: str, language: str = "python") -> str:
     return "\n".join([f"{fence}{language}", *lines, fence])
 
 
+def lines(text: str) -> str:
+    """For a terminal or a log, line breaks and indents kept: controls spelled out, and nothing that a CI runner would obey."""
+    shown = (_CONTROL.sub(lambda found: ascii(found.group())[1:-1], line.replace("\t", "    ")) for line in text.split("\n"))
+    return "\n".join(re.sub(r"##(?=\w*\[)", "# #", re.sub(r"^(\s*):(?=:)", r"\1: ", line)) for line in shown)
+
+
 def plain(text: str, limit: int = 0) -> str:
     """For a terminal or a log: controls spelled out, and no ``::`` or ``##[`` that a CI runner would obey."""
     text = visible(text, limit)
