@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from accel.atomic import storage_fault
+from accel.benchmarks.untrusted import lines
 from accel.errors import AccelError, EnvironmentFault, StorageFault
 
 app = typer.Typer(
@@ -347,7 +348,7 @@ def _unexpected(error: Exception) -> int:
 
 def _say(text: str) -> None:
     with suppress(OSError):  # nobody is left to tell; the exit code still does
-        sys.stderr.write(f"accel: {text}\n")
+        sys.stderr.write(lines(f"accel: {text}\n"))
 
 
 if __name__ == "__main__":

@@ -276,6 +276,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class SuitsFile(Protocol):
+    """A backend that gives the runtime other settings for some files."""
+
+    def runtime_settings_for(self, target: Target, path: Path) -> Mapping[str, Any]:
+        """``Backend.runtime_settings`` for ``target``, and what the file at ``path`` needs besides. Imports nothing."""
+        ...
+
+
+@runtime_checkable
 class AheadOfTime(Protocol):
     """A backend that can also make files for a device that is not here. For any other, ``unavailable`` answers both."""
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from accel.benchmarks.untrusted import lines
+
 _HEARTBEAT_S = 30.0
 
 
@@ -71,7 +73,7 @@ class Lines:
         self._print(f"warning: {text}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(lines(text), markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -108,10 +110,10 @@ class Bar:
             self._progress.update(self._task, completed=done, total=total or None, what=what)
 
     def note(self, text: str) -> None:
-        self._progress.console.print(f"note: {text}", markup=False, highlight=False)
+        self._progress.console.print(lines(f"note: {text}"), markup=False, highlight=False)
 
     def warn(self, text: str) -> None:
-        self._progress.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+        self._progress.console.print(lines(f"warning: {text}"), style="yellow", markup=False, highlight=False)
 
     def _finish(self) -> None:
         if self._task is not None:

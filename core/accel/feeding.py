@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 def in_float16(inputs: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
-    """``inputs``, floats in float16 where the model takes that (``cast`` with ``keep_io_types: false``); the rest untouched, for
-    whoever checks types. DataFault for a number that float16 does not hold: it would go in as infinity, without a word.
+    """``inputs``, floats in float16 where the model takes that (``cast`` with ``keep_io_types: false``), all else untouched.
+
+    DataFault for a number that float16 does not hold: it would go in as infinity, without a word.
     """
     import numpy as np
 
@@ -27,8 +28,9 @@ def in_float16(inputs: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) 
         with np.errstate(over="ignore"):
             fed[name] = array.astype(np.float16)
         if np.isinf(fed[name]).sum() > np.isinf(array).sum():
+            largest = np.abs(array[np.isfinite(array)]).max()
             raise DataFault(
-                f"input {name} has values up to {np.abs(array[np.isfinite(array)]).max():.6g}, and the model takes float16, which"
-                f" ends at {np.finfo(np.float16).max:.0f}; set keep_io_types: true in the cast pass"
+                f"input {name} has values up to {largest:.6g}, and the model takes float16, which ends at"
+                f" {np.finfo(np.float16).max:.0f}; set keep_io_types: true in the cast pass"
             )
     return fed

@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 from accel import catalog
 from accel.benchmarks.manifest import manifest
 from accel.benchmarks.snippet import deployment_snippet
+from accel.contracts import SuitsFile
 from accel.errors import UsageError
 from accel.model import Target
 from accel.recipe.settings import Recipe
@@ -66,9 +67,13 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
     model = built["model"]
     if target.backend == "eager" and (recipe.model.kwargs or recipe.passes):
         return ""  # the script would have to repeat the factory's arguments or the edits, which need not be writable as source
-    settings = getattr(catalog.backend(target.backend), "runtime_settings", None)
-    if settings is None:
+    backend = catalog.backend(target.backend)
+    if not hasattr(backend, "runtime_settings"):
         return ""  # a backend of another distribution, which no script is known for either
+    if isinstance(backend, SuitsFile) and model["main"]:
+        settings = backend.runtime_settings_for(target, Path(built["folder"]) / model["main"])
+    else:
+        settings = backend.runtime_settings(target)
     try:
         return deployment_snippet(
             target.backend,
@@ -76,7 +81,7 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
             signature_from(model["signature"]),
             snippet(recipe.task.preprocess if recipe.task else None),
             class_names(recipe),
-            settings=settings(target),
+            settings=settings,
             factory=recipe.model.factory,
         )
     except UsageError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from accel import catalog, onnx_file
 from accel.contracts import Pass, RecipeTask
 from accel.errors import ModelFault, UsageError
+from accel.feeding import in_float16
 from accel.imports import ImportPolicy
 from accel.model import Model, Origin, Signature, TensorSpec, TorchModel
 from accel.model_source import ModelSource
@@ -143,7 +144,7 @@ class Sample:
         if self.file is None:
             return noise(specs, self.size, self.seed, self.sizes)
         with np.load(self.file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            return in_float16({name: stored[name] for name in stored.files}, specs)
 
 
 def axis_sizes(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> dict[str, int]:

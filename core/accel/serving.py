@@ -14,6 +14,7 @@ from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Runner, TimedOnDevice
 from accel.errors import MissingBackend
+from accel.feeding import in_float16
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target
 from accel.onnx_file import read
@@ -150,6 +151,7 @@ class Session:
         import numpy as np
 
         runner, size = self._ready, self._target.batch
+        inputs = in_float16(inputs, runner.signature.inputs)
         samples = len(next(iter(inputs.values())))
         if size is None:
             return [np.array(output, copy=True) for output in runner(inputs)]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from accel import catalog, onnx_file
 from accel.contracts import Backend
-from accel.errors import ModelFault, PassFault, WorkFault
+from accel.errors import BackendFault, ModelFault, PassFault, WorkFault
+from accel.feeding import in_float16
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, TorchModel
 from accel.steps import signature_from, signature_record
@@ -95,6 +96,7 @@ def require_sound(key: str, result: Model, read_back: Model, inputs: Mapping[str
             checkpoint.require_finite(read_back.module)
         except ModelFault as error:
             raise PassFault(f"{key}: gave a model whose {error}") from None
+    inputs = in_float16(inputs, read_back.signature.inputs)
     try:
         outputs = execute(read_back, inputs)
     except WorkFault as error:
@@ -137,13 +139,23 @@ def unchanged(given: Model, result: Model) -> bool:
 
 
 def execute(model: Model, inputs: Mapping[str, Array], cache: Path) -> list[Array]:
-    """Run a model once: a module in PyTorch, a file on the first runtime that is here, or by onnx's own reference."""
+    """Run a model once: a module in PyTorch, a file on the first runtime that is here and can, or by onnx's own reference.
+
+    The next one is tried where a runtime has no kernel for a node, as ONNX Runtime has none for BF16 on a CPU. Where none can,
+    BackendFault of the first.
+    """
     names = ("eager",) if isinstance(model, TorchModel) else ("onnxruntime", "openvino")
+    first: BackendFault | None = None
     for name in names:
         backend: Backend = catalog.backend(name)
         if backend.unavailable() is None:
-            with backend.compile(model, Target("check", name), cache) as runner:
-                return list(runner(inputs))
+            try:
+                with backend.compile(model, Target("check", name), cache) as runner:
+                    return list(runner(inputs))
+            except BackendFault as fault:
+                first = first or fault
+    if first is not None:
+        raise first
     from onnx.reference import ReferenceEvaluator
 
     assert isinstance(model, OnnxModel)

@@ -115,3 +115,24 @@ def test_a_message_about_nothing_in_the_file_names_no_node(tmp_path: Path) -> No
 def test_a_node_without_a_name_is_told_by_what_it_makes(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", [helper.make_node("Relu", ["x"], ["y"])])
     assert find_node("<Node(Relu): y>", path) == "Relu that makes y"
+
+
+@pytest.mark.parametrize(("code", "told"), [(TensorProto.BFLOAT16, True), (TensorProto.INT16, False)])
+def test_a_node_in_bf16_says_so_and_what_to_do(code: int, told: bool, tmp_path: Path) -> None:
+    """ONNX Runtime (1.32) has a kernel for neither on a CPU; only of BF16 is known what to do."""
+    pytest.importorskip("onnxruntime")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], name="stem/Cast", to=code),
+        helper.make_node("Identity", ["c"], ["i"], name="stem/Identity"),
+        helper.make_node("Relu", ["i"], ["r"], name="stem/Relu"),
+        helper.make_node("Cast", ["r"], ["y"], name="head/Cast", to=TensorProto.FLOAT),
+    ]
+    path = write(tmp_path / "net.onnx", nodes)
+    with pytest.raises(BackendFault) as caught:
+        catalog.backend("onnxruntime").compile(
+            OnnxModel(path=path, signature=SIGNATURE), Target(name="t", backend="onnxruntime"), tmp_path
+        )
+    message = str(caught.value)
+    assert message.startswith("net.onnx, node stem/Relu: onnxruntime cannot compile it: Could not find an implementation")
+    way_out = "set dtype: fp16 in the cast pass, or choose another target"
+    assert (f"the node is in bf16, and this onnxruntime has no kernel for that: {way_out}" in message) is told

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.benchmarks.untrusted import fenced, markdown, plain, visible
+from accel.benchmarks.untrusted import fenced, lines, markdown, plain, visible
 
 # fault 31, one case for each kind of injection
 HTML = "<img src=x onerror=alert(1)><script>alert(1)</script>"
@@ -87,6 +87,12 @@ def test_ordinary_text_stays_as_it_is() -> None:
     assert markdown("layer1.0.conv1/Conv kept: 3 channels") == "layer1.0.conv1/Conv kept: 3 channels"
 
 
+def test_a_message_of_several_lines_keeps_them() -> None:
+    message = "recipe.yaml:3:5: modle: no such key\n    modle: {a: ::b}\n    ^"
+    assert lines(message) == message
+    assert lines("a\x1b[31m\r\n  ::error::b\n##[error]c\td\u202e") == "a\\x1b[31m\\r\n  : :error::b\n# #[error]c    d\\u202e"
+
+
 def test_code_cannot_end_its_fence() -> None:
     text = fenced("x = '''\n````\n</details>\n'''\n\x1b[31m\n  ::error::x\n##[error]y")
     fence = text.splitlines()[0].removesuffix("python")
@@ -107,3 +113,6 @@ def test_nothing_gets_through(text: str) -> None:
     assert re.findall(r"(?<!\\)(?:\\\\)*\|", shown) == []
     assert re.search(r"##\w*\[", plain(text)) is None
     assert re.search("[\x00-\x1f\x7f-\x9f]", shown + plain(text) + fenced(text).replace("\n", "")) is None
+    assert re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", lines(text)) is None
+    assert not any(line.lstrip().startswith("::") for line in lines(text).split("\n"))
+    assert re.search(r"##\w*\[", lines(text)) is None

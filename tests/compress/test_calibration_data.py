@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from accel.compress.calibration_data import calibration_samples
+from accel.compress.same_outputs import example_inputs
 from accel.contracts import Batch, Job, Task
 from accel.errors import DataFault
 from accel.model import Signature, TensorSpec
@@ -29,6 +30,20 @@ def test_single_samples_in_order_at_most_num_samples(make_job: MakeJob, make_tas
         got = [group["image"] for group in samples]
         assert len(got) == len(samples) == 7
         np.testing.assert_array_equal(np.concatenate(got), ramp(7))
+
+
+def test_a_model_that_takes_float16_is_given_the_same_samples_so(make_job: MakeJob, make_task: MakeTask) -> None:
+    half = Signature((TensorSpec("image", ("batch", 1, 2, 2), "float16"),), ())
+    job = make_job(task=make_task(ramp(3)))
+    for got in (
+        np.concatenate([group["image"] for group in calibration_samples(job, half, 3)]),
+        example_inputs(half, job, 3)["image"],
+    ):
+        assert got.dtype == np.float16
+        np.testing.assert_array_equal(got, ramp(3).astype(np.float16))
+    whole = Signature((TensorSpec("image", ("batch", 1, 2, 2), "int64"),), ())
+    with pytest.raises(DataFault, match="is float32 but the model takes int64"):
+        calibration_samples(job, whole, 3)
 
 
 def test_no_data_is_an_error_never_noise(make_job: MakeJob, make_task: MakeTask) -> None:

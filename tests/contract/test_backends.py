@@ -164,13 +164,17 @@ def device(backend: str) -> str:
     return "cpu" if "cpu" in catalog.backend(backend).devices else "gpu"
 
 
+def is_built_first(backend: object) -> bool:
+    return isinstance(backend, AheadOfTime)
+
+
 def target(backend: str, **changes: Any) -> Target:
     return Target(name="t", backend=backend, **{"device": device(backend), "ranges": {"batch": (1, 4, 8)}, **changes})
 
 
 def compiled(backend: str, model: Model, cache: Path, **changes: Any) -> Runner:
     chosen, asked = catalog.backend(backend), target(backend, **changes)
-    if isinstance(chosen, AheadOfTime):
+    if is_built_first(chosen):
         model = chosen.deploy(model, asked, cache, cache=cache)
     made: Runner = chosen.compile(model, asked, cache)
     return made

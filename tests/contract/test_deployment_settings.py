@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from accel import catalog
 from accel.accelerate import cuda_driver
 from accel.benchmarks.snippet import deployment_snippet
+from accel.contracts import SuitsFile
 from accel.errors import BackendFault, UsageError
 from accel.model import OnnxModel, Signature, Target, TensorSpec
 
@@ -130,6 +131,12 @@ def test_no_script_is_written_that_runs_otherwise_than_measured(changes: dict[st
 
 def run_script(backend: str, changes: dict[str, Any], folder: Path) -> None:
     """Run the deployment script for ``model.onnx`` in ``folder``, in this process."""
-    settings = catalog.backend(backend).runtime_settings(target(backend, changes))
+    found = catalog.backend(backend)
+    asked = target(backend, changes)
+    settings = (
+        found.runtime_settings_for(asked, folder / "model.onnx")
+        if isinstance(found, SuitsFile)
+        else found.runtime_settings(asked)
+    )
     code = deployment_snippet(backend, "model.onnx", SIGNATURE, "def preprocess(path):\n    return path\n", settings=settings)
     exec(code, {"__file__": str(folder / "run.py"), "__name__": "__main__"})

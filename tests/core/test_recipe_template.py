@@ -215,6 +215,27 @@ def test_the_init_command_says_which_files_it_wrote(home: Path) -> None:
     assert len(read(Path("new/other.yaml")).targets) == 2
 
 
+@pytest.mark.parametrize("model", ["m.onnx", "net.py:build"])
+def test_a_target_that_is_built_for_a_range_gets_one(home: Path, model: str) -> None:
+    text = init(model, folder=home, targets=["openvino", "tensorrt"])
+    (home / "recipe.yaml").write_text(text)
+    found = read(home / "recipe.yaml")
+    if model == "m.onnx":
+        profile = {"x": {"min": [1, 3, 16, 16], "opt": [8, 3, 16, 16], "max": [32, 3, 16, 16]}}
+        assert [target.options for target in found.targets] == [{}, {"profiles": [profile]}]
+        assert default_document(Path(model), Path("floats.npz"), ["tensorrt"])["targets"][0]["options"] == {
+            "profiles": [profile]
+        }
+    else:
+        assert found.targets_resolved()[1].ranges == {"batch": (1, 8, 32)}
+    assert 'without one: options: {compute_capabilities: ["8.9"]}' in text
+
+
+def test_a_device_that_the_backend_does_not_have_is_refused(home: Path) -> None:
+    with pytest.raises(UsageError, match="target tensorrt/cpu: tensorrt has no device 'cpu'; allowed: gpu"):
+        init("m.onnx", folder=home, targets=["tensorrt/cpu"])
+
+
 @pytest.mark.parametrize(
     ("model", "data", "what"),
     [

@@ -14,9 +14,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from accel import onnx_file, stages
+from accel import catalog, onnx_file, stages
 from accel.compress.edits import add_edit_, edits_of, remove_block_
-from accel.errors import ModelFault, PassFault
+from accel.errors import BackendFault, ModelFault, PassFault
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Origin, RemoveBlock, Signature, TensorSpec, TorchModel
 
@@ -202,3 +202,59 @@ def test_a_module_is_run_as_it_is(model: TorchModel, tmp_path: Path) -> None:
     found = stages.execute(model, INPUTS, tmp_path)
     np.testing.assert_array_almost_equal(np.asarray(found[0], np.float32), np.asarray(run(model, INPUTS)[0], np.float32))
     assert torch.get_num_threads() == before
+
+
+class Unable:
+    """A runtime that is here, and cannot; or is not here."""
+
+    def __init__(self, says: str | None, here: bool = True) -> None:
+        self.says, self.here = says, here
+
+    def unavailable(self, device: str = "cpu") -> str | None:
+        return None if self.here else "not installed"
+
+    def compile(self, *given: Any) -> Any:
+        raise BackendFault(str(self.says))
+
+
+def runtimes(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
+    monkeypatch.setattr(catalog, "backend", found.__getitem__)
+
+
+def test_the_next_runtime_is_tried_where_one_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, x = file(tmp_path / "given"), {"x": np.ones((2, 300), np.float32)}
+    openvino = catalog.backend("openvino")
+    runtimes(monkeypatch, onnxruntime=Unable("no kernel"), openvino=openvino)
+    np.testing.assert_array_equal(stages.execute(given, x, tmp_path)[0], x["x"])
+    runtimes(monkeypatch, onnxruntime=Unable("no kernel"), openvino=Unable("neither"))
+    with pytest.raises(BackendFault, match="no kernel"):
+        stages.execute(given, x, tmp_path)
+    runtimes(monkeypatch, onnxruntime=Unable("no kernel"), openvino=Unable(None, here=False))
+    with pytest.raises(BackendFault, match="no kernel"):
+        stages.execute(given, x, tmp_path)
+    runtimes(monkeypatch, onnxruntime=Unable(None, here=False), openvino=Unable(None, here=False))
+    np.testing.assert_array_equal(stages.execute(given, x, tmp_path)[0], x["x"])
+
+
+def test_a_file_in_bf16_runs_somewhere(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 22]> g (float[n,1,4,4] x) => (float[n,1,4,4] y)
+        { h = Cast<to = 16>(x)  f = Constant<value = float[1,1,1,1] {2.0}>()  w = Cast<to = 16>(f)
+          c = Conv(h, w)  y = Cast<to = 1>(c) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "bf16.onnx")
+    x = {"x": np.ones((2, 1, 4, 4), np.float32)}
+    np.testing.assert_array_equal(stages.execute(onnx_file.read(tmp_path / "bf16.onnx"), x, tmp_path)[0], 2 * x["x"])
+
+
+def test_a_model_that_takes_float16_is_given_the_tasks_samples_so(
+    model: TorchModel, policy: ImportPolicy, tmp_path: Path
+) -> None:
+    half = Signature((replace(SIGNATURE.inputs[0], dtype="float16"),), SIGNATURE.outputs)
+    back = replace(_back(model, policy, tmp_path), signature=half)
+    seen: list[str] = []
+
+    def execute(asked: Model, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        seen.append(str(inputs["x"].dtype))
+        return [np.zeros((2, 2), np.float32)]
+
+    stages.require_sound("step", model, back, INPUTS, execute)
+    assert set(seen) == {"float16"}

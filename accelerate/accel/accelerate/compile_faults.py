@@ -21,6 +21,7 @@ _NOISE = (
     r"Model wasn't fully converted\.\s*(?:Failed operations detailed log:|Summary:)?\s*",
     r"Summary:.*",
 )
+_NO_KERNEL = "Could not find an implementation for"
 # Where the two libraries put the name of a node, of a tensor it makes, or of its operator.
 _SUSPECTS = (
     r'In Node, \("([^"]+)"',
@@ -40,9 +41,15 @@ _SUSPECTS = (
 def compile_fault(runtime: str, path: Path, error: BaseException) -> BackendFault:
     """A BackendFault for ``error``, which ``runtime`` raised for the file at ``path``."""
     message = str(error)
-    node = find_node(message, path)
-    place = f"{path.name}, node {node}" if node else path.name
-    return BackendFault(f"{place}: {runtime} cannot compile it: {shortened(message) or type(error).__name__}")
+    node = _find(message, path)
+    place = path.name if node is None else f"{path.name}, node {_label(node)}"
+    lacking = ""
+    if node is not None and _NO_KERNEL in message and _reads_bf16(node, path):
+        lacking = (
+            f"; the node is in bf16, and this {runtime} has no kernel for that: set dtype: fp16 in the cast pass, or choose"
+            " another target"
+        )
+    return BackendFault(f"{place}: {runtime} cannot compile it: {shortened(message) or type(error).__name__}{lacking}")
 
 
 def shortened(message: str) -> str:
@@ -56,6 +63,15 @@ def shortened(message: str) -> str:
 
 def find_node(message: str, path: Path) -> str | None:
     """The name of the node in the ONNX file at ``path`` that ``message`` is about; None where it cannot be told."""
+    node = _find(message, path)
+    return None if node is None else _label(node)
+
+
+def _label(node: Any) -> str:
+    return str(node.name or f"{node.op_type} that makes {node.output[0]}")
+
+
+def _find(message: str, path: Path) -> Any:
     suspects = [name for pattern in _SUSPECTS for name in re.findall(pattern, message)]
     if not suspects or path.suffix != ".onnx":
         return None
@@ -69,8 +85,24 @@ def find_node(message: str, path: Path) -> str | None:
         ):
             found = next((node for node in nodes if match(node)), None)
             if found is not None:
-                return str(found.name or f"{found.op_type} that makes {found.output[0]}")
+                return found
     return None
+
+
+def _reads_bf16(node: Any, path: Path) -> bool:
+    """Whether an outermost node of the file reads or makes BF16."""
+    import onnx
+
+    from accel.onnx_file import parse
+
+    try:
+        graph = onnx.shape_inference.infer_shapes(parse(path)).graph
+    except (onnx.shape_inference.InferenceError, AccelError, OSError, ValueError, RuntimeError):
+        return False
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
+    return any(types.get(name) == onnx.TensorProto.BFLOAT16 for name in (*node.input, *node.output))
 
 
 def _nodes(path: Path) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from accel.accelerate import cuda_driver, onnxruntime_providers
+from accel.accelerate import cuda_driver, onnxruntime_optimizers, onnxruntime_providers
 from accel.accelerate.compile_faults import compile_fault, shortened
 from accel.accelerate.inputs import batch_axis, check_inputs, fix_axis
 from accel.accelerate.installed import Library, installed_distribution, problem, require, versions
@@ -40,10 +40,6 @@ _OPTIONS: Mapping[str, Option] = {
     "allow_fallback": Flag(),
 }
 _ERRORS_ONLY = 3
-
-# With a fixed batch it turns a linear layer's MatMul and Add into Gemm, which then runs in float where no Q follows: 4 of 14
-# operators of a small INT8 vision transformer, 1.30x its latency (1.32.0, interleaved). An FP32 one is as fast without.
-_DISABLED_OPTIMIZERS = ("MatMulAddFusion",)
 
 
 class OnnxRuntime:
@@ -119,8 +115,12 @@ class OnnxRuntime:
                 "graph_optimization_level": _LEVELS[target.options.get("graph_optimization_level", "all")],
             },
             "session_config": config,
-            "disabled_optimizers": list(_DISABLED_OPTIMIZERS),
+            "disabled_optimizers": list(onnxruntime_optimizers.ALWAYS_OFF),
         }
+
+    def runtime_settings_for(self, target: Target, path: Path) -> dict[str, Any]:
+        """:meth:`runtime_settings`, and the optimizers that would compute the file at ``path`` wrong switched off too."""
+        return {**self.runtime_settings(target), "disabled_optimizers": list(onnxruntime_optimizers.disabled(path))}
 
     def deploy(
         self, model: Model, target: Target, folder: Path, *, cache: Path | None = None, progress: Progress = silent
@@ -143,7 +143,7 @@ class OnnxRuntime:
             axis = batch_axis(signature, target.batch)
             if axis is not None:
                 signature, fixed = fix_axis(signature, axis, target.batch), {axis: target.batch}
-        plan = SessionPlan(file.path, self.runtime_settings(target), target, fixed)
+        plan = SessionPlan(file.path, self.runtime_settings_for(target, file.path), target, fixed)
         session, notes = plan.open()
         return SessionRunner(
             session, signature, plan, cache, notes + onnxruntime_providers.notes(target, session.get_providers())
@@ -153,7 +153,7 @@ class OnnxRuntime:
 class SessionPlan:
     """How a session is made: the same way for running, and for writing down the graph that runs.
 
-    ``settings``: of :meth:`OnnxRuntime.runtime_settings`. ``fixed``: axes to sizes.
+    ``settings``: of :meth:`OnnxRuntime.runtime_settings_for`. ``fixed``: axes to sizes.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], target: Target, fixed: Mapping[str, int]) -> None:
@@ -186,6 +186,8 @@ class SessionPlan:
         notes = tuple(f"{provider} is not in this build of onnxruntime: fell back, as allowed" for provider in absent)
         if self._given["session_config"].get("session.intra_op.allow_spinning") == "0":
             notes += ("threads wait without spinning, so that they leave the cores to the row that is timed next",)
+        if onnxruntime_optimizers.REQUANTIZES_BIASES in self._given["disabled_optimizers"]:
+            notes += (onnxruntime_optimizers.NOTE,)
         return session, notes + (onnxruntime_providers.held_against(session, asked) if watched else ())
 
     def optimized_to(self, path: Path) -> None:
@@ -287,7 +289,13 @@ class SessionRunner:
             place = Path(folder) / "optimized.onnx"
             self._plan.optimized_to(place)
             ran = executed_operators(place)
-        return executed(ran, quantized_operators(self._plan.path), self._notes)
+        meant = executed_operators(self._plan.path).floats
+        widened = ran.floats.get("fp32", 0) - meant.get("fp32", 0)
+        low = [name for name in ("bf16", "fp16") if meant.get(name)]
+        notes = self._notes
+        if low and widened > 0:
+            notes = (f"{widened} operators that the file has in {low[0]} ran in fp32, between casts", *notes)
+        return executed(ran, quantized_operators(self._plan.path), notes)
 
     def __enter__(self) -> Self:
         self._require_open()

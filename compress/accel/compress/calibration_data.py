@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from accel.compress.data_fit import inputs_of, require_fit
 from accel.contracts import Job, Task
 from accel.errors import DataFault
+from accel.feeding import in_float16
 from accel.model import Signature
 
 Arrays = dict[str, NDArray[Any]]
@@ -88,7 +89,7 @@ def _samples(task: Task, signature: Signature, limit: int) -> Iterator[Arrays]:
     """Single samples (1, ...) by input name, checked against the signature."""
     index = 0
     for batch in task.calibration():
-        arrays = inputs_of(batch, signature, "calibration")
+        arrays = in_float16(inputs_of(batch, signature, "calibration"), signature.inputs)
         sizes = {name: len(array) for name, array in arrays.items() if array.ndim}
         for row in range(min(sizes.values(), default=0)):
             if index >= limit:

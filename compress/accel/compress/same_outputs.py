@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from accel.contracts import Job
 from accel.errors import PassFault
+from accel.feeding import in_float16
 from accel.model import Signature
 
 Array = NDArray[Any]
@@ -55,7 +56,8 @@ def _calibration(signature: Signature, job: Job) -> Mapping[str, Array]:
     batch = next(iter(job.task.calibration()), None)
     if batch is None:
         return {}
-    found = {spec.name: np.asarray(batch.inputs[spec.name]) for spec in signature.inputs if spec.name in batch.inputs}
+    given = {spec.name: np.asarray(batch.inputs[spec.name]) for spec in signature.inputs if spec.name in batch.inputs}
+    found = in_float16(given, signature.inputs)
     for spec in signature.inputs:
         array = found.get(spec.name)
         if array is None or array.ndim != len(spec.shape) or not len(array) or array.dtype != np.dtype(spec.dtype):

@@ -16,8 +16,11 @@ from rich.console import Console
 
 from accel import catalog, engine_file, onnx_file
 from accel.accelerate import gpu_facts
+from accel.accelerate.engines import library as tensorrt_library
+from accel.accelerate.engines.manifest import require_fits
 from accel.benchmarks.environment import describe
 from accel.benchmarks.terminal import show
+from accel.benchmarks.untrusted import lines
 from accel.benchmarks.verdict import verdict
 from accel.commands.report import load
 from accel.contracts import AheadOfTime, Backend
@@ -106,7 +109,7 @@ def run(
     if len(failed) == len(rows):
         err.print("accel: nothing could be measured:", markup=False, highlight=False)
     for row in failed:
-        err.print(f"accel: {row.name}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
+        err.print(lines(f"accel: {row.name}: {row.reason}"), markup=False, highlight=False, soft_wrap=True)
     return WorkFault.exit_code if failed else 0
 
 
@@ -145,7 +148,8 @@ def _subjects(path: Path, role: str, chosen: _Chosen) -> list[Subject]:
     onnx_file.read(path)  # a file that cannot be right is told once, not for each backend
     for name in chosen.backends:
         if name not in known:
-            raise UsageError(f"{path}: --backend: found {name!r}, allowed for {path.suffix} are {', '.join(known)}")
+            built = "; `accel optimize` builds the engine that it runs" if name == "tensorrt" else ""
+            raise UsageError(f"{path}: --backend: found {name!r}, allowed for {path.suffix} are {', '.join(known)}{built}")
     if path.suffix == ".engine":
         return [_of_engine(path, role, chosen)]
     missing = {name: _backend(name).unavailable(chosen.device) for name in chosen.backends or known}
@@ -166,9 +170,15 @@ def _runnable(subjects: Sequence[Subject]) -> tuple[list[Subject], list[str]]:
 
 
 def _of_engine(path: Path, role: str, chosen: _Chosen) -> Subject:
-    """An engine runs on a GPU only, whatever the default device, and with the library that built it."""
-    options = {"library": engine_file.read(path).library}
-    target = replace(chosen.target("tensorrt"), device="gpu", options=options)
+    """An engine runs on a GPU only, whatever the default device, and with the library that built it.
+
+    What is wrong with the files is told first, also where there is no GPU.
+    """
+    manifest = engine_file.read(path)
+    engine_file.require_intact(path, manifest)
+    if tensorrt_library.problem(manifest.library) is None:
+        require_fits(manifest, path, tensorrt_library.chosen(manifest.library), None)
+    target = replace(chosen.target("tensorrt"), device="gpu", options={"library": manifest.library})
     sentence = _cannot_run(target)
     if sentence is not None:  # what was asked for by name is not left out
         raise MissingBackend(f"{path}: {sentence}")

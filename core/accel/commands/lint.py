@@ -34,6 +34,7 @@ def run(path: Path | None, *, target: str | None, rules: bool, as_json: bool, ou
         raise UsageError(f"lint: give --target; there are {known}")
     if path is None:
         raise UsageError("lint: name an .onnx file, or give --rules to see what is looked for")
+    _require_onnx(path)
     found: Sequence[Finding] = catalog.load(catalog.LINTS[target])(path)
     errors = sum(finding.severity == "error" for finding in found)
     if as_json:
@@ -41,6 +42,18 @@ def run(path: Path | None, *, target: str | None, rules: bool, as_json: bool, ou
     else:
         _show(path, target, found, out)
     return _FAILED if errors else 0
+
+
+def _require_onnx(path: Path) -> None:
+    """UsageError that says what to do with a path that is no ONNX file, by its name."""
+    if path.is_dir():
+        raise UsageError(f"{path}: a folder; name the .onnx file in it")
+    if path.suffix == ".engine":
+        raise UsageError(f"{path}: an engine is built already; lint the .onnx file it is made from, or see `accel inspect`")
+    if path.suffix == ".xml":
+        raise UsageError(f"{path}: an OpenVINO IR; lint reads the .onnx file that TensorRT would be given")
+    if path.suffix in (".yaml", ".yml", ".py"):
+        raise UsageError(f"{path}: lint reads .onnx files; for a recipe there are `accel validate` and `accel plan`")
 
 
 def _record(path: Path, target: str, found: Sequence[Finding]) -> dict[str, Any]:

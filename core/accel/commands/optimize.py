@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from accel.benchmarks.terminal import show
+from accel.benchmarks.untrusted import lines
 from accel.display import display
 from accel.errors import UsageError, WorkFault
 from accel.imports import configured_imports
@@ -35,7 +36,7 @@ def run(
     recipe = _recipe(path, overrides, data, targets)
     if path.suffix == ".onnx":
         for note in recipe.notes:
-            err.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
+            err.print(lines(f"warning: {note}"), markup=False, highlight=False, soft_wrap=True)
     folder = output.absolute() if output is not None else None
     if folder is None and path.suffix == ".onnx":
         folder = Path.cwd() / recipe.output_dir
@@ -55,7 +56,7 @@ def run(
         out.print(f"files and report: {place}", markup=False, highlight=False, soft_wrap=True)
     failed = [f"{row.name}: {row.reason}" for row in report.rows if row.status == "failed"]
     for reason in failed:
-        err.print(f"accel: {reason}", markup=False, highlight=False, soft_wrap=True)
+        err.print(lines(f"accel: {reason}"), markup=False, highlight=False, soft_wrap=True)
     if failed:
         return WorkFault.exit_code
     return 0

@@ -32,8 +32,9 @@ def default_document(model_path: Path, data: Path, targets: Sequence[str]) -> di
     """A recipe for an ONNX classifier as plain data: simplify and static INT8, calibrated on up to 300 of the samples in
     ``data`` (.npz, image folder, .csv or .tar) and judged on the others; the same shuffle keeps the two apart.
 
-    ``targets``: ``backend`` or ``backend/device``. Images are scaled to [0, 1] and fitted to the model's input; what a model
-    wants beyond that no file says: write a recipe then. Paths are absolute. UsageError, DataFault or ModelFault.
+    ``targets``: ``backend`` or ``backend/device``; one that is built for a range of sizes gets batches of 1 to 32. Images are
+    scaled to [0, 1] and fitted to the model's input; what a model wants beyond that no file says: write a recipe then. Paths
+    are absolute. UsageError, DataFault or ModelFault.
     """
     from accel import onnx_file
 
@@ -44,7 +45,7 @@ def default_document(model_path: Path, data: Path, targets: Sequence[str]) -> di
         "model": {"path": str(model_path.absolute())},
         **_judged(data.absolute(), signature.inputs[0] if signature.inputs else None),
         "passes": [{"type": "simplify", "allow_noop": True}, {"type": "quantize"}],
-        "targets": [_target(text) for text in targets],
+        "targets": [_target(text, signature.inputs) for text in targets],
     }
 
 
@@ -74,9 +75,12 @@ def init(model: str, *, folder: Path, data: Path | None = None, targets: Sequenc
     place = _path(Path(model), folder) if is_onnx else _reference(model, folder)
     judged = _judged(data.absolute(), _first_input(Path(model)) if is_onnx else None) if data is not None else None
     name = name_of(Path(model if is_onnx else model.partition(":")[0]))
+    ranges = any(_builds_for_ranges(text) for text in targets)
+    inputs = _inputs(Path(model)) if is_onnx and ranges else ()
+    lines = "".join(f"  - {_flow(_target(text, inputs))}\n" for text in targets)
     parts = [
         _HEAD.format(schema=SCHEMA_FILE, name=_word(name), version=VERSION),
-        (_ONNX if is_onnx else _FACTORY).format(model=_word(place)),
+        (_ONNX if is_onnx else _FACTORY).format(model=_word(place), mark="" if ranges else "# "),
         _NO_DATA if judged is None else _with_data(judged, folder),
         _PASSES.format(
             export="" if is_onnx else _EXPORT,
@@ -84,27 +88,55 @@ def init(model: str, *, folder: Path, data: Path | None = None, targets: Sequenc
             why="; needs data.calibration" if judged is None else "",
             samples=CALIBRATION_SAMPLES,
         ),
-        "targets:  # each gets its own files\n" + "".join(f"  - {_flow(_target(text))}\n" for text in targets) + _TARGET_KEYS,
+        "targets:  # each gets its own files\n" + lines + (_ENGINE_KEYS if ranges else "") + _TARGET_KEYS,
         _TAIL,
     ]
     return "\n".join(parts)
 
 
 def _first_input(path: Path) -> TensorSpec | None:
+    return next(iter(_inputs(path)), None)
+
+
+def _inputs(path: Path) -> tuple[TensorSpec, ...]:
     from accel import onnx_file
 
-    inputs = onnx_file.read(path).signature.inputs
-    return inputs[0] if inputs else None
+    return onnx_file.read(path).signature.inputs
 
 
-def _target(text: str) -> dict[str, Any]:
+def _builds_for_ranges(text: str) -> bool:
+    return text.partition("/")[0] == "tensorrt"
+
+
+def _target(text: str, inputs: Sequence[TensorSpec] = ()) -> dict[str, Any]:
+    """``inputs``: of an .onnx file, whose sizes no key of the recipe gives."""
     backend, _, device = text.partition("/")
     known = list(catalog.backends())
     if backend not in known:
         raise UsageError(
             f"target {text}: there is no backend {backend!r}; allowed: {', '.join(known)}{suggestion(backend, known)}"
         )
-    return {"backend": backend, **({"device": device} if device else {})}
+    devices = catalog.backend(backend).devices
+    if device and device not in devices:
+        raise UsageError(f"target {text}: {backend} has no device {device!r}; allowed: {', '.join(devices)}")
+    profile = _profile(inputs) if _builds_for_ranges(text) else {}
+    return {
+        "backend": backend,
+        **({"device": device} if device else {}),
+        **({"options": {"profiles": [profile]}} if profile else {}),
+    }
+
+
+def _profile(inputs: Sequence[TensorSpec]) -> dict[str, dict[str, list[int]]]:
+    """Batches of 1 to 32; none where no axis varies, or another than the first: its sizes nobody can guess."""
+    varying = [spec for spec in inputs if any(isinstance(axis, str) for axis in spec.shape)]
+    found = {}
+    for spec in varying:
+        rest = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
+        if len(rest) < len(spec.shape) - 1:
+            return {}
+        found[spec.name] = {word: [size, *rest] for word, size in (("min", 1), ("opt", 8), ("max", 32))}
+    return found
 
 
 def _judged(data: Path, spec: TensorSpec | None) -> dict[str, Any]:
@@ -266,7 +298,7 @@ model:
     - name: input
       shape: [batch, 3, 224, 224]  # change to yours; a number is fixed, a name may vary
       dtype: float32
-      # dynamic: {{batch: {{min: 1, opt: 8, max: 32}}}}  # for TensorRT; other runtimes take any size
+      {mark}dynamic: {{batch: {{min: 1, opt: 8, max: 32}}}}  # for TensorRT; other runtimes take any size
 """
 
 _NO_DATA = """\
@@ -305,6 +337,10 @@ passes:  # in this order
 {mark}      method: minmax  # or percentile, entropy
 {mark}      num_samples: {samples}
 {mark}    # ignored_scope: {{names: [], patterns: [], types: []}}  # what stays in floating point
+"""
+
+_ENGINE_KEYS = """\
+  # tensorrt builds on the GPU that is here; without one: options: {compute_capabilities: ["8.9"]}, of the GPUs it is for
 """
 
 _TARGET_KEYS = """\

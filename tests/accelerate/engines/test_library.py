@@ -76,7 +76,7 @@ def test_tensorrt_builds_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = tensorrt_library.cannot_build(target())
     assert sentence is not None
     assert NO_GPU in sentence
-    assert "TensorRT-RTX with `compute_capabilities: [\"8.9\"]` builds without one" in sentence
+    assert 'TensorRT-RTX with `compute_capabilities: ["8.9"]` builds without one' in sentence
     pretend(monkeypatch, gpu=True, tensorrt="11.4.1")
     assert tensorrt_library.cannot_build(target()) is None
 

@@ -49,26 +49,34 @@ def test_fixed_shapes_need_no_profile() -> None:
     assert profiles_for({"image": (2, 3, 32, 32)}, SIGNATURE, target()) == ()
 
 
-def test_profiles_win_over_ranges() -> None:
+def test_profiles_divide_the_ranges_up() -> None:
     asked = [
-        {"image": shapes([1, 3, 8, 32], [2, 3, 8, 32], [4, 3, 8, 32]), "mask": shapes([1, 1], [2, 1], [4, 1])},
-        {"image": shapes([8, 3, 8, 32], [8, 3, 8, 32], [8, 3, 8, 32]), "mask": shapes([8, 1], [8, 1], [8, 1])},
+        {"image": shapes([1, 3, 16, 32], [2, 3, 16, 32], [4, 3, 16, 32]), "mask": shapes([1, 1], [2, 1], [4, 1])},
+        {"image": shapes([8, 3, 64, 32], [8, 3, 64, 32], [8, 3, 64, 32]), "mask": shapes([8, 1], [8, 1], [8, 1])},
     ]
     found = profiles_for(NETWORK, SIGNATURE, target(asked, ranges=RANGES))
     assert [profile["mask"][2] for profile in found] == [(4, 1), (8, 1)]
+    asked[1]["image"] = shapes([8, 3, 64, 32], [8, 3, 64, 32], [8, 3, 65, 32])
+    message = refused(target(asked, ranges=RANGES))
+    assert "profiles[1]: input image, axis height: 64/64/65 is outside the range 16 to 64 of the recipe's input" in message
+    assert profiles_for(NETWORK, SIGNATURE, target(asked, ranges={"batch": (1, 8, 8)}))
 
 
 def test_an_axis_without_a_range() -> None:
     message = refused(target(ranges={"batch": (1, 8, 32)}))
     assert "input image, axis height varies" in message
     assert "`dynamic: {height: {min: 1, opt: 1, max: 8}}`" in message
+    example = (
+        "image: {min: [1, 3, 1, 32], opt: [1, 3, 1, 32], max: [8, 3, 8, 32]}, mask: {min: [1, 1], opt: [1, 1], max: [8, 1]}"
+    )
+    assert f"`profiles: [{{{example}}}]`" in message
 
 
 def test_batch_outside_the_range() -> None:
     assert "axis batch: batch 64 is outside the range 1 to 32" in refused(target(batch=64, ranges=RANGES))
 
 
-@pytest.mark.parametrize("sizes", [(8, 4, 32), (0, 8, 32), (1, 64, 32)])
+@pytest.mark.parametrize("sizes", [(8, 4, 32), (0, 8, 32), (1, 64, 32), (1, 8, 1 << 31)])
 def test_a_range_out_of_order(sizes: tuple[int, int, int]) -> None:
     assert "allowed: 1 <= min <= opt <= max" in refused(target(ranges={**RANGES, "batch": sizes}))
 
@@ -109,7 +117,7 @@ class Builder:
 
     def set_shape(self, *shape: Any) -> None:
         if self._error:
-            raise ValueError(self._error)
+            raise RuntimeError(self._error)
         self.given.append(shape)
 
     def add_optimization_profile(self, profile: Builder) -> int:

@@ -16,7 +16,7 @@ from accel.accelerate.engines import precision as tensorrt_precision
 from accel.accelerate.engines import timing_cache as tensorrt_timing
 from accel.accelerate.engines.config import configured
 from accel.accelerate.engines.library import TensorRtLibrary, chosen, resolved, undisturbed
-from accel.accelerate.engines.log import Messages
+from accel.accelerate.engines.log import Messages, on_one_line
 from accel.accelerate.engines.options import Profile, build_settings, capabilities, profile_records, require_had
 from accel.accelerate.engines.parse import ParsedNetwork, parsed_network
 from accel.accelerate.engines.precision import TypedNetwork
@@ -165,7 +165,7 @@ def _linted(library: TensorRtLibrary, path: Path) -> tuple[str, ...]:
 
 
 def _said(finding: Finding) -> str:
-    place = f"node {finding.node}: " if finding.node else ""
+    place = f"node {on_one_line(finding.node)}: " if finding.node else ""
     return f"{place}{finding.message}; {finding.way_out}"
 
 

@@ -78,5 +78,11 @@ def cleaned(message: str) -> str:
     return text if len(text) <= _LIMIT else text[: _LIMIT - 3] + "..."
 
 
+def on_one_line(name: str) -> str:
+    """A name that the file has for a node or tensor, for a sentence: it may hold line breaks, and be of any length."""
+    text = " ".join(name.split())
+    return text if len(text) <= _LIMIT else text[: _LIMIT - 3] + "..."
+
+
 def _is_noise(message: str) -> bool:
     return any(re.search(pattern, message) for pattern in _NOISE)

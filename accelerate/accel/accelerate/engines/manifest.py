@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accel.accelerate.engines.log import on_one_line
 from accel.engine_file import EngineManifest, require_intact
 from accel.errors import BackendFault
 
@@ -104,7 +105,10 @@ def _require_same_gpu(manifest: EngineManifest, engine: Path, device: NvidiaDevi
 
 
 def _differs(engine: Path, field: str, built: object, here: object, way_out: str) -> BackendFault:
-    return BackendFault(f"{engine.name}: {field}: the engine was built for {built}, and here is {here}; {way_out}")
+    """``built`` comes from a file that others may have written."""
+    return BackendFault(
+        f"{engine.name}: {field}: the engine was built for {on_one_line(str(built))}, and here is {here}; {way_out}"
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -16,6 +16,9 @@ Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 """Input to its least, usual and greatest shape."""
 
+MOST = (1 << 31) - 1
+"""The greatest size of an axis; TensorRT-RTX 1.7.1 cuts some greater ones off without a word."""
+_MOST_MB = 1 << 30
 _LEVELS = range(6)
 _BUILD: Mapping[str, tuple[Option | None, Any]] = {  # option to what it may be (None: checked below) and its default
     "library": (Choice(("auto", "tensorrt", "tensorrt-rtx")), "auto"),
@@ -109,6 +112,8 @@ def check(target: Target) -> None:
         options=listed,
     )
     _check_level(place, target.options.get("builder_optimization_level"))
+    if target.options.get("workspace_mb", 0) > _MOST_MB:
+        raise UsageError(f"{place}: option workspace_mb is {target.options['workspace_mb']}; it must be at most {_MOST_MB}")
     profiles(target)
     rows = _rows(str(target.options.get("library", "auto")))
     _check_library(place, rows, target.options)
@@ -200,8 +205,8 @@ def _shapes(place: str, entry: Any) -> tuple[Shape, Shape, Shape]:
 
 def _shape(place: str, value: Any) -> Shape:
     whole = isinstance(value, Sequence) and not isinstance(value, str)
-    if not whole or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in value):
-        raise UsageError(f"{place} is {value!r}; it must be a list of whole numbers, each at least 1")
+    if not whole or not all(isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MOST for size in value):
+        raise UsageError(f"{place} is {value!r}; it must be a list of whole numbers, each from 1 to {MOST}")
     return tuple(value)
 
 
@@ -223,8 +228,18 @@ def _check_library(place: str, rows: Sequence[Edition], options: Mapping[str, An
     raise UsageError(f"{place}: {'; '.join(said)}")
 
 
+def _undotted(name: str, known: Sequence[str]) -> str:
+    """What 89 was meant to be, which reads as 89.0."""
+    whole = name.removesuffix(".0")
+    meant = f"{whole[:-1]}.{whole[-1]}"
+    return f" (did you mean {meant}?)" if meant in known else ""
+
+
 def _check_capabilities(place: str, rows: Sequence[Edition], names: Sequence[str]) -> None:
     known = list(dict.fromkeys(name for row in rows for name in row.capabilities))
     for name in names:
         if name not in known:
-            raise UsageError(f"{place}: option compute_capabilities holds {name}; TensorRT-RTX builds for {', '.join(known)}")
+            raise UsageError(
+                f"{place}: option compute_capabilities holds {name}{_undotted(name, known)}; TensorRT-RTX builds for"
+                f" {', '.join(known)}; for another GPU leave the option out and build on it, with `library: tensorrt`"
+            )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.accelerate.engines.library import TensorRtLibrary, undisturbed
-from accel.accelerate.engines.log import Messages, cleaned
+from accel.accelerate.engines.log import Messages, cleaned, on_one_line
 from accel.errors import BackendFault, ModelFault
 from accel.onnx_file import files, parse
 
@@ -141,7 +141,7 @@ def _line(error: Any, nodes: Sequence[Any]) -> str:
     code = str(error.code()).rpartition(".")[2]
     operator = str(error.node_operator())
     name = str(error.node_name()) or _unnamed(int(error.node()), operator, nodes)
-    place = f"node {name} ({operator}): " if operator else ""
+    place = f"node {on_one_line(name)} ({on_one_line(operator)}): " if operator else ""
     text = cleaned(said)
     for kind in _KINDS:
         if re.search(kind.pattern, said) or re.search(kind.pattern, code):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accel.accelerate.engines.options import Profile, Shape
+from accel.accelerate.engines.options import MOST, Profile, Shape
 from accel.accelerate.engines.options import profiles as asked_profiles
 from accel.accelerate.inputs import batch_axis
 from accel.errors import BackendFault, UsageError
@@ -22,7 +22,7 @@ def profiles_for(inputs: Mapping[str, Shape], signature: Signature, target: Targ
     """What the engine is to be built for; none where no axis varies.
 
     The option ``profiles``, else each axis by ``target.batch`` (the samples) or ``target.ranges``. Raises UsageError, naming
-    the input and the axis, for one without a size and for a profile that does not fit the network.
+    the input and the axis, for one without a size and for a profile that does not fit the network or the ranges.
     """
     asked = asked_profiles(target)
     if not any(-1 in shape for shape in inputs.values()):
@@ -35,6 +35,7 @@ def profiles_for(inputs: Mapping[str, Shape], signature: Signature, target: Targ
             _require_fits(place, profile, inputs)
             _require_complete(place, profile, inputs)
             _require_equal_axes(place, profile, signature)
+            _require_within(place, profile, signature, target)
         return asked
     return (_from_axes(inputs, signature, target),)
 
@@ -46,7 +47,7 @@ def add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> None
         try:
             for name, shapes in profile.items():
                 made.set_shape(name, *shapes)
-        except ValueError as error:  # what pybind11 makes of the library's refusal
+        except (ValueError, RuntimeError) as error:  # what pybind11 makes of the library's refusal
             raise BackendFault(f"optimization profile {index}: TensorRT refuses it: {error}") from error
         if config.add_optimization_profile(made) < 0:
             raise BackendFault(f"optimization profile {index}: TensorRT refuses it: {_shown(profile)}")
@@ -60,7 +61,7 @@ def _from_axes(inputs: Mapping[str, Shape], signature: Signature, target: Target
         if -1 not in shape:
             continue
         sizes = [
-            (size, size, size) if size >= 0 else _range(name, _axis(specs.get(name), place), target, samples)
+            (size, size, size) if size >= 0 else _range(name, _axis(specs.get(name), place), target, samples, inputs)
             for place, size in enumerate(shape)
         ]
         least, usual, greatest = (tuple(each[k] for each in sizes) for k in range(3))
@@ -73,7 +74,7 @@ def _axis(spec: TensorSpec | None, place: int) -> str:
     return str(axis)
 
 
-def _range(name: str, axis: str, target: Target, samples: str | None) -> tuple[int, int, int]:
+def _range(name: str, axis: str, target: Target, samples: str | None, inputs: Mapping[str, Shape]) -> tuple[int, int, int]:
     given = target.ranges.get(axis)
     if target.batch is not None and axis == samples:
         if given is not None and not given[0] <= target.batch <= given[2]:
@@ -85,14 +86,14 @@ def _range(name: str, axis: str, target: Target, samples: str | None) -> tuple[i
     if given is None:
         raise UsageError(
             f"target {target.name}: input {name}, axis {axis} varies, and TensorRT builds for a range: put"
-            f" `dynamic: {{{axis}: {{min: 1, opt: 1, max: 8}}}}` with your sizes on the recipe's input {name}, or set the"
-            " option profiles"
+            f" `dynamic: {{{axis}: {{min: 1, opt: 1, max: 8}}}}` on the recipe's input {name}, or, for a model that is an .onnx"
+            f" file, set the option `profiles: [{{{_example(inputs)}}}]`; with your sizes"
         )
     least, usual, greatest = given
-    if not 1 <= least <= usual <= greatest:
+    if not 1 <= least <= usual <= greatest <= MOST:
         raise UsageError(
             f"target {target.name}: input {name}, axis {axis}: found min {least}, opt {usual}, max {greatest};"
-            " allowed: 1 <= min <= opt <= max"
+            f" allowed: 1 <= min <= opt <= max <= {MOST}"
         )
     return given
 
@@ -134,6 +135,31 @@ def _require_equal_axes(place: str, profile: Profile, signature: Signature) -> N
                     f"{place}: axis {axis} is {_range_text(sizes)} in input {spec.name} and {_range_text(other)} in input"
                     f" {where}; give the same to both"
                 )
+
+
+def _require_within(place: str, profile: Profile, signature: Signature, target: Target) -> None:
+    """What the recipe's input gives as the range of an axis is the whole of it; profiles divide it up."""
+    for spec in signature.inputs:
+        for index, axis in enumerate(spec.shape):
+            given = target.ranges.get(str(axis))
+            if given is None or isinstance(axis, int) or spec.name not in profile:
+                continue
+            sizes = tuple(shape[index] for shape in profile[spec.name])
+            if sizes[0] < given[0] or sizes[2] > given[2]:
+                raise UsageError(
+                    f"{place}: input {spec.name}, axis {axis}: {_range_text(sizes)} is outside the range {given[0]} to"
+                    f" {given[2]} of the recipe's input; change one of them"
+                )
+
+
+def _example(inputs: Mapping[str, Shape]) -> str:
+    """An entry of the option profiles for the inputs that vary, to copy and change."""
+    parts = []
+    for name, shape in inputs.items():
+        if -1 in shape:
+            least, greatest = ([other if size < 0 else size for size in shape] for other in (1, 8))
+            parts.append(f"{name}: {{min: {least}, opt: {least}, max: {greatest}}}")
+    return ", ".join(parts)
 
 
 def _range_text(sizes: Sequence[int]) -> str:

@@ -50,9 +50,12 @@ def dynamic_axis(graph: LintGraph) -> Iterator[Problem]:
             message = (
                 f"axis {index} ({axis}) of input {value.name} varies: an engine needs its smallest, usual and largest size"
             )
-            way = f"`model.inputs[].dynamic: {{{axis}: {{min, opt, max}}}}` in the recipe, or export with one size"
+            way = (
+                f"the target's option `profiles`, or `dynamic: {{{axis}: {{min, opt, max}}}}` on the input of a recipe that"
+                " exports the model; or export with one size"
+            )
             if axis == "?":
-                way = "name the axis in the export and give its range in the recipe, or export with one size"
+                way = "give its range in the target's option `profiles`, or export with one size"
             yield Problem("", message, way)
 
 
