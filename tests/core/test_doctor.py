@@ -104,6 +104,9 @@ def test_what_is_built_here_for_another_machine(tmp_path: Path, monkeypatch: pyt
     class Ahead(Absent):
         devices = ("gpu",)
 
+        def built_with(self, target: Target) -> dict[str, Any]:
+            return {}
+
         def cannot_build(self, target: Target) -> str | None:
             return None
 

@@ -66,9 +66,9 @@ class Fragile:
     def check_options(self, target):
         pass
 
-    def deploy(self, model: OnnxModel, target, folder) -> OnnxModel:
+    def deploy(self, model: OnnxModel, target, folder, *, cache, progress) -> OnnxModel:
         fail(target.options.get("deploy"))
-        return OnnxRuntime().deploy(model, self._plain(target), folder)
+        return OnnxRuntime().deploy(model, self._plain(target), folder, cache=cache, progress=progress)
 
     def compile(self, model, target, cache):
         if target.name.endswith("-baseline") or target.precision == "fp32":

@@ -224,7 +224,7 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
             leaf, made = next(((leaf, made) for leaf, made in found if leaf.engine == wanted), found[0])
             if expected == "TorchModel" and kind == "TorchModel" and gives_file(type(made)):
                 notes[f"{target.name}: {target.backend} takes the model as it is before passes.{index}, {leaf.type}"] = None
-                break
+                expected = None
             if entry.engine == "auto" and leaf.engine not in (None, wanted):
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
