@@ -216,6 +216,19 @@ def lint(
 
 
 @app.command()
+def layers(
+    path: Annotated[Path, typer.Argument(help="a TensorRT .engine, or the layers that trtexec saved", show_default=False)],
+    times: Annotated[Path | None, typer.Option("--times", help="what trtexec --exportProfile saved")] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="the file the engine was built from: tells lost fusions")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Say where the time of a TensorRT engine goes, in the names of the ONNX file."""
+    from accel.commands.layers import run
+
+    return run(path, times=times, onnx=onnx, as_json=as_json, out=_console(error=False))
+
+
+@app.command()
 def init(
     model: Annotated[str, typer.Argument(help="an .onnx file, or file.py:factory", show_default=False)],
     data: Annotated[

@@ -577,3 +577,16 @@ def test_settings() -> None:
     with pytest.raises(ValidationError, match="less than or equal to 1"):
         adapter.validate_python({"max_relative_error": 2.0})
     assert adapter.validate_python({"calibration": {"num_samples": 8}}).calibration.num_samples == 8
+
+
+def test_a_domain_that_onnx_does_not_know_is_no_obstacle(make: Make, make_job: MakeJob) -> None:
+    model = make("(float[n,8] x) => (float[n,8] y) { a = MatMul(x, w)  c = Relu(a)  y = MatMul(c, w) }", w=matrix(8, 8))
+    proto = onnx.load(str(model.path))
+    proto.opset_import.add(domain="com.microsoft", version=1)
+    proto.graph.node[1].op_type, proto.graph.node[1].domain = "FastGelu", "com.microsoft"
+    proto.graph.value_info.append(helper.make_tensor_value_info("c", FP32, ["n", 8]))  # as nothing else tells its type
+    write(proto, model.path)
+    result = Cast()(model, make_job(task=Data(x=drawn(8, 8))))
+    assert result.notes[0] == "2 of 3 nodes that make floats are in fp16, 4 Cast added"
+    assert result.notes[1] == "c/Relu kept FP32: ONNX has no schema for com.microsoft:FastGelu"
+    assert decibels(result) > 55

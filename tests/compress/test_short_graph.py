@@ -185,3 +185,15 @@ def test_a_bias_that_a_runtime_would_not_quantize_again_stays(model: onnx.ModelP
     before = model.SerializeToString()
     float_biases_(model.graph)
     assert model.SerializeToString() == before
+
+
+def test_a_bias_that_stands_for_no_float32_or_has_blocks_stays() -> None:
+    for odd in (helper.make_attribute("output_dtype", TensorProto.FLOAT16), helper.make_attribute("block_size", 1)):
+        model = biased()
+        model.graph.node[0].attribute.append(odd)
+        if odd.name == "block_size":
+            model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([3, -5, 1, 2], np.int32), "b"))
+            model.graph.node[0].attribute[-1].i = 2
+        before = model.SerializeToString()
+        float_biases_(model.graph)
+        assert model.SerializeToString() == before

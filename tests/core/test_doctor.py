@@ -121,6 +121,24 @@ def test_what_is_built_here_for_another_machine(tmp_path: Path, monkeypatch: pyt
     assert (record["backends"]["ahead"]["builds"], record["backends"]["absent"]["builds"]) == (["gpu"], [])
 
 
+def test_how_to_build_without_the_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(Absent):
+        devices = ("gpu",)
+
+        def built_with(self, target: Target) -> dict[str, Any]:
+            return {}
+
+        def cannot_build(self, target: Target) -> str | None:
+            return "no GPU; or name the GPUs that it is for"
+
+        def cannot_run(self, target: Target) -> str | None:
+            return self.unavailable(target.device)
+
+    only(monkeypatch, ahead=Ahead)
+    _, text = examined(tmp_path, as_json=False)
+    assert "not on gpu: no GPU; or name the GPUs that it is for" in text
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.touch()

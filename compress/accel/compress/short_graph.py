@@ -24,7 +24,7 @@ def shorten_(model: onnx.ModelProto) -> None:
     """Merge equal initializers, drop what says nothing and shorten names, in place. What is computed stays the same.
 
     Inputs, outputs and operators keep their names; Q/DQ nodes lose theirs, tensors inside the graph get short ones. A graph
-    with subgraphs, whose names cross their borders, only has its equal constants merged.
+    with subgraphs or functions, where names cross borders, keeps its names.
     """
     merge_equal_(model.graph)
     drop_defaults_(model)
@@ -120,10 +120,14 @@ def float_biases_(graph: onnx.GraphProto) -> None:
         )
         if not is_bias or kinds != (TensorProto.INT32, TensorProto.FLOAT) or shifted or len(bias.dims) != 1:
             continue
+        made_float = all(held.name != "output_dtype" or held.i in (0, TensorProto.FLOAT) for held in node.attribute)
+        if not made_float or list(scale.dims) not in ([], [1], list(bias.dims)):  # blocks of scales
+            continue
         value = numpy_helper.to_array(bias).astype(np.float32) * numpy_helper.to_array(scale)
         graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), node.output[0]))
         graph.node.remove(node)
-    read = {name for inner in graphs(graph) for node in inner.node for name in node.input} | outputs
+    read = {name for inner in graphs(graph) for node in inner.node for name in node.input}
+    read |= {value.name for inner in graphs(graph) for value in inner.output}
     unread = [weight for weight in graph.initializer if weight.name in constants and weight.name not in read]
     for weight in unread:
         graph.initializer.remove(weight)

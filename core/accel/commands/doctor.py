@@ -45,7 +45,7 @@ def run(*, json: bool, cache_folder: Path, out: Console) -> int:
 
 
 def _backend(backend: Backend) -> dict[str, Any]:
-    devices = {device: backend.unavailable(device) for device in backend.devices}
+    devices = {device: _missing(backend, device) for device in backend.devices}
     found: Mapping[str, str] = getattr(backend, "versions", lambda: versions([backend.distribution]))()
     return {
         "available": any(reason is None for reason in devices.values()),
@@ -56,10 +56,21 @@ def _backend(backend: Backend) -> dict[str, Any]:
     }
 
 
+def _missing(backend: Backend, device: str) -> str | None:
+    """None, or why ``device`` cannot be used here; of a backend that may build without it, with how to."""
+    reason: str | None = backend.unavailable(device)
+    if reason is None or not isinstance(backend, AheadOfTime):
+        return reason
+    return backend.cannot_build(_target(backend, device)) or reason
+
+
 def _builds(backend: Backend, device: str) -> bool:
     """Whether files for a ``device`` that cannot be used here can be made here all the same."""
-    target = Target(name="doctor", backend=backend.name, device=device)
-    return isinstance(backend, AheadOfTime) and backend.cannot_build(target) is None
+    return isinstance(backend, AheadOfTime) and backend.cannot_build(_target(backend, device)) is None
+
+
+def _target(backend: Backend, device: str) -> Target:
+    return Target(name="doctor", backend=backend.name, device=device)
 
 
 def _conflict(found: Mapping[str, str]) -> str | None:

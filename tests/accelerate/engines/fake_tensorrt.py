@@ -257,12 +257,13 @@ class IExecutionContext:
 
 
 class ICudaEngine:
-    __slots__ = ("_gpu", "_number", "_plan")
+    __slots__ = ("_budget", "_gpu", "_number", "_plan")
     num_io_tensors = 3
     device_memory_size_v2 = 3 << 20
 
     def __init__(self, plan: Plan, gpu: FakeGpu, number: int) -> None:
         self._plan, self._gpu, self._number = plan, gpu, number
+        self._budget = 64
         gpu.world.born("engine", number)
 
     def __del__(self) -> None:
@@ -271,6 +272,19 @@ class ICudaEngine:
     @property
     def num_optimization_profiles(self) -> int:
         return len(self._plan.profiles)
+
+    def get_weight_streaming_automatic_budget(self) -> int:
+        return 48
+
+    @property
+    def weight_streaming_budget_v2(self) -> int:
+        return self._budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, size: int) -> None:
+        self._gpu.world.say(f"weights {size}")
+        assert not any(kind == "context" for kind, _ in self._gpu.world.alive), "set while contexts were there"
+        self._budget = size
 
     def get_tensor_name(self, index: int) -> str:
         return ("x", *OUTPUTS)[index]

@@ -9,20 +9,27 @@ import weakref
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from accel import distributions
 from accel.accelerate import installed, nvidia_device
+from accel.accelerate.engines import buffers as tensorrt_buffers
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.installed import Library
+from accel.accelerate.nvidia_device import NvidiaDevice
 from accel.catalog import backend
 from accel.contracts import AheadOfTime
 from accel.errors import BackendFault, MissingBackend
 from accel.model import Target
 
 NO_GPU = "there is no GPU here"
+CARDS = (
+    NvidiaDevice(0, "A100", "8.0", "580.1", 1 << 30, "00000000:01:00.0"),
+    NvidiaDevice(1, "H100", "9.0", "580.1", 1 << 30, "00000000:02:00.0"),
+)
 
 
 def target(**options: Any) -> Target:
@@ -127,6 +134,32 @@ def test_not_importable_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingBackend, match="tensorrt is not installed; get it with"):
         tensorrt_library.chosen("tensorrt")
+
+
+def test_an_engine_for_other_gpus_than_the_one_here_is_not_run() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        pretend(patch, gpu=True, tensorrt_rtx="1.7.1")
+        patch.setattr(nvidia_device, "found", lambda: CARDS)
+        assert tensorrt_library.cannot_run(target(compute_capabilities=["8.9"])) == (
+            "no GPU with compute capability 8.9: here is 8.0, 9.0"
+        )
+        assert tensorrt_library.cannot_run(target(compute_capabilities=["8.9", "9.0"])) is None
+        assert tensorrt_library.cannot_run(target()) is None
+
+
+def test_of_several_gpus_the_one_that_cuda_takes_decides_what_is_built() -> None:
+    """Else an engine of another one would be taken from the store, and refused each time it is to run."""
+    with pytest.MonkeyPatch.context() as patch:
+        pretend(patch, gpu=True, tensorrt="11.4.1")
+        patch.setattr(nvidia_device, "found", lambda: CARDS)
+        seen = []
+        for card in CARDS:
+            gpu = SimpleNamespace(bus_id=card.bus_id)
+            patch.setattr(tensorrt_buffers, "first_gpu", lambda gpu=gpu: gpu)
+            seen.append(tensorrt_library.built_with(target()))
+        assert [found["gpu"][1] for found in seen] == ["A100", "H100"]
+        patch.setattr(nvidia_device, "found", tuple)
+        assert "gpu" not in tensorrt_library.built_with(target())
 
 
 def test_the_real_one() -> None:

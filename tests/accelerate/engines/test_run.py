@@ -20,7 +20,7 @@ from accel.accelerate.engines import buffers as tensorrt_buffers
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.engines.run import EngineRunner
 from accel.accelerate.nvidia_device import UNKNOWN_STATE
-from accel.errors import BackendFault, DataFault, MissingBackend
+from accel.errors import BackendFault, DataFault, MissingBackend, SafetyRefusal
 
 PREPARED = [
     "shape x 4x4", "infer shapes",
@@ -306,8 +306,32 @@ def test_rtx_tells_why_an_engine_does_not_fit_and_never_loads_it(rtx: Subject) -
 )
 def test_host_code_is_allowed_only_where_the_engine_was_built_with_it(plain: Subject, settings: Any, call: str) -> None:
     plain.plan(Plan(), **settings)
-    with plain.open():
+    with plain.open(**settings):
         assert call in since(plain)
+
+
+def test_an_engine_with_code_of_its_own_is_refused_where_nobody_asked_for_it(plain: Subject) -> None:
+    plain.plan(Plan(), version_compatible=True)
+    with pytest.raises(SafetyRefusal, match="version_compatible: true"):
+        plain.open()
+    assert "deserialize" not in " ".join(since(plain))
+
+
+def test_weights_are_streamed_only_where_the_engine_was_built_for_it(plain: Subject) -> None:
+    plain.plan(Plan(), weight_streaming=True)
+    with plain.open(weight_streaming=True):
+        assert since(plain).index("weights 48") > 0
+    plain.plan(Plan())
+    with plain.open():
+        assert not any(call.startswith("weights") for call in since(plain))
+
+
+def test_an_option_that_the_engine_was_not_built_with_is_refused(plain: Subject) -> None:
+    plain.plan(Plan(), tf32=True, refittable=False)
+    with pytest.raises(BackendFault, match=r"settings\.tf32: the engine was built for True, and here is False"):
+        plain.open(tf32=False)
+    with plain.open(tf32=True), plain.open():  # what is not asked for is as it was built
+        pass
 
 
 @pytest.mark.parametrize(("owner", "said"), [(tensorrt_library, "chosen"), (tensorrt_buffers, "first_gpu")])

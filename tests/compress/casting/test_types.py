@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from accel.compress.casting.types import LOW_TYPES, Ports, element_types, in_an_opset_for, opset, ports
+from accel.compress.casting.types import LOW_TYPES, Ports, _infer, element_types, in_an_opset_for, opset, ports
 from accel.errors import PassFault
 
 FP16, BF16 = LOW_TYPES["fp16"], LOW_TYPES["bf16"]
@@ -115,3 +115,14 @@ def test_types_go_on_behind_what_inference_does_not_know() -> None:
         { a = GroupNormalization<num_groups = 2>(x, w, w)  b = Einsum<equation = "bchw,bchw->bc">(a, x)  y = Relu(b) }"""
     found = element_types(old(21, text, w=np.ones(4)))
     assert found["a"] == found["b"] == found["y"] == FLOAT
+
+
+def test_what_a_loop_carries_is_not_guessed_from_its_neighbour() -> None:
+    """One name of a type in the schema stands for all that it carries: here a float and an integer."""
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[2] x, int64 m, int64 i) => (float[2] y) {
+        l, k = Loop(m, , i, x) <body = b (int64 it, bool c, int64 j, float[2] s) => (bool d, int64 j2, float[2] e)
+            { d = Identity(c)  j2 = Identity(j)  e = Relu(s) }>  y = Add(x, x) }"""
+    model = parser.parse_model(text)
+    types = {"x": FLOAT, "m": INT64, "i": INT64}
+    _infer(model.graph.node[0], types, 20)
+    assert set(types) == {"x", "m", "i"}

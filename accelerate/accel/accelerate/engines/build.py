@@ -10,7 +10,6 @@ from pathlib import Path
 
 from accel import atomic, engine_file
 from accel.accelerate import lint_tensorrt, nvidia_device
-from accel.accelerate.engines import buffers as tensorrt_buffers
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.engines import precision as tensorrt_precision
 from accel.accelerate.engines import timing_cache as tensorrt_timing
@@ -60,14 +59,10 @@ class Built:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where an engine will run: on GPUs of the ``capabilities`` that the user asked for; else on ``device`` alone.
-
-    ``gpu_here``: whether it can be run on this machine at all.
-    """
+    """Where an engine will run: on GPUs of the ``capabilities`` that the user asked for; else on ``device`` alone."""
 
     capabilities: tuple[str, ...]
     device: NvidiaDevice | None
-    gpu_here: bool
 
 
 def build(file: OnnxModel, target: Target, place: Path, *, cache: Path, progress: Progress = silent) -> Built:
@@ -130,19 +125,12 @@ def _built(
 def _plan(target: Target) -> _Plan:
     """For the GPUs that are named, else for the one at hand."""
     asked = capabilities(target)
-    devices = nvidia_device.found()
     if asked:
-        return _Plan(asked, None, bool(devices))
+        return _Plan(asked, None)
+    devices = nvidia_device.found()
     if devices:
-        return _Plan((), _first(devices), True)
+        return _Plan((), tensorrt_library.builds_on(devices))
     raise MissingBackend(f"target {target.name}: {tensorrt_library.cannot_build(target)}")
-
-
-def _first(devices: tuple[NvidiaDevice, ...]) -> NvidiaDevice:
-    """The one that CUDA counts as its first, which is where the library builds; NVML counts otherwise."""
-    if len(devices) == 1:
-        return devices[0]
-    return nvidia_device.at(tensorrt_buffers.first_gpu().bus_id) or devices[0]
 
 
 def _linted(library: TensorRtLibrary, path: Path) -> tuple[str, ...]:
@@ -234,8 +222,7 @@ def _fact(library: TensorRtLibrary, plan: _Plan, seconds: float, total_s: float)
     else:
         assert plan.device is not None
         where = f"for {plan.device.name} ({plan.device.compute_capability}), driver {plan.device.driver}"
-    run = "" if plan.gpu_here else "; not run: there is no GPU here"
-    return f"{library.name} {library.version} built {where} in {seconds:.1f} s, {total_s:.1f} s with reading the file{run}"
+    return f"{library.name} {library.version} built {where} in {seconds:.1f} s, {total_s:.1f} s with reading the file"
 
 
 def _sizes(engine: int, onnx: int) -> str:

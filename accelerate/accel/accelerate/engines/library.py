@@ -13,8 +13,11 @@ from typing import Any
 
 from accel import telemetry
 from accel.accelerate import installed, nvidia_device
+from accel.accelerate.engines import buffers as tensorrt_buffers
 from accel.accelerate.engines.editions import EDITIONS, Edition, edition, lacking
+from accel.accelerate.engines.options import capabilities
 from accel.accelerate.installed import Library
+from accel.accelerate.nvidia_device import NvidiaDevice
 from accel.errors import MissingBackend
 from accel.model import Target
 
@@ -101,16 +104,34 @@ def cannot_build(target: Target) -> str | None:
 
 
 def cannot_run(target: Target) -> str | None:
-    """None, or one sentence: why an engine for ``target`` cannot run here."""
+    """None, or one sentence: why an engine for ``target`` cannot run here: no GPU, or none that it is meant for."""
     sentence = gpu_problem()
-    return problem(resolved(target)) or (None if sentence is None else f"no GPU: {sentence}")
+    missing = problem(resolved(target)) or (None if sentence is None else f"no GPU: {sentence}")
+    named = capabilities(target)
+    if missing is not None or not named:
+        return missing
+    here = [device.compute_capability for device in nvidia_device.found()]
+    if set(here) & set(named):
+        return None
+    return f"no GPU with compute capability {' or '.join(named)}: here is {', '.join(dict.fromkeys(here))}"
 
 
 def built_with(target: Target) -> dict[str, Any]:
-    """What decides an engine besides its model and target: the library, and the GPU and driver where no other GPU is named."""
+    """What decides an engine besides its model and target: the library, and the GPU and driver where no other GPU is named.
+
+    MissingBackend where several GPUs are here and CUDA does not tell which is its first.
+    """
     name = resolved(target)
-    here = {} if target.options.get("compute_capabilities") else {"gpus": [astuple(found) for found in nvidia_device.found()]}
+    devices = () if target.options.get("compute_capabilities") else nvidia_device.found()
+    here = {"gpu": astuple(builds_on(devices))} if devices else {}
     return {"library": name, "versions": installed.versions(LIBRARIES[name]) if name in LIBRARIES else {}, **here}
+
+
+def builds_on(devices: tuple[NvidiaDevice, ...]) -> NvidiaDevice:
+    """Of NVML's, the one that CUDA counts as its first (CUDA_VISIBLE_DEVICES decides), which is where the library builds."""
+    if len(devices) == 1:
+        return devices[0]
+    return nvidia_device.at(tensorrt_buffers.first_gpu().bus_id) or devices[0]
 
 
 @contextmanager

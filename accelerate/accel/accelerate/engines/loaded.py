@@ -34,9 +34,21 @@ class Log:
 
 
 class LoadedEngine:
-    """``tensors``: what goes in and out. The GPU is the calling thread's current one. Raises BackendFault."""
+    """``tensors``: what goes in and out. The GPU is the calling thread's current one. Raises BackendFault.
 
-    def __init__(self, path: Path, signature: Signature, library: TensorRtLibrary, gpu: Gpu, *, host_code: bool) -> None:
+    ``streams_weights``: the engine was built for it; the GPU then keeps as many weights as the library finds room for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        signature: Signature,
+        library: TensorRtLibrary,
+        gpu: Gpu,
+        *,
+        host_code: bool,
+        streams_weights: bool = False,
+    ) -> None:
         self.log = Log()
         self._gpu = gpu
         self._trt = library.trt
@@ -51,6 +63,8 @@ class LoadedEngine:
                 # A version compatible engine brings the code that runs it. Its digest was held against its manifest before.
                 self._runtime.engine_host_code_allowed = True
             self._load(path.read_bytes(), f"{library.name} {library.version}")
+            if streams_weights:
+                self._stream_weights()
             self.tensors: EngineTensors = read_tensors(self._engine, self._trt)
             require_signature(self.tensors, signature)
         except BaseException as error:
@@ -108,6 +122,10 @@ class LoadedEngine:
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise BackendFault(f"{library} cannot load it{self.log.take_error()}; {_AGAIN}")
+
+    def _stream_weights(self) -> None:
+        """Without a budget the GPU holds all of them. It is set before the first context (NVIDIA, "Weight Streaming")."""
+        self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
 
     def _require_valid(self, data: bytes) -> None:
         """TensorRT-RTX tells before loading whether an engine fits; TensorRT only by not loading it."""

@@ -19,12 +19,12 @@ from accel.accelerate.engines.lane import Lane, release_all
 from accel.accelerate.engines.loaded import LoadedEngine
 from accel.accelerate.engines.log import cleaned
 from accel.accelerate.engines.manifest import require_fits
-from accel.accelerate.engines.options import RunSettings, run_settings
+from accel.accelerate.engines.options import RunSettings, build_settings, run_settings
 from accel.accelerate.engines.profile import executed_precision, layer_profile
 from accel.accelerate.engines.timing_events import Latency, Throughput, latencies_ms, queries_per_s
 from accel.accelerate.inputs import batch_axis, check_inputs, fix_axis
 from accel.contracts import ExecutedPrecision, LayerProfile
-from accel.errors import AccelError, BackendFault, MissingBackend
+from accel.errors import AccelError, BackendFault, MissingBackend, SafetyRefusal
 from accel.model import Signature, Target
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def open_engine(path: Path, signature: Signature, target: Target) -> EngineRunne
     """The engine at ``path``, ready to run on the first GPU that CUDA shows this process.
 
     Before the library sees a byte of it, its manifest and its digest are held against what is here: ModelFault for damaged
-    files, BackendFault for an engine that was made for something else, MissingBackend for a library or a GPU that is not here.
+    files, BackendFault for an engine that was made for something else, MissingBackend for a library or a GPU that is not here,
+    SafetyRefusal for one that brings code of its own, unless the target's options say that this is meant.
     """
     manifest = engine_file.read(path)
     asked = str(target.options.get("library", "auto"))
@@ -52,10 +53,16 @@ def open_engine(path: Path, signature: Signature, target: Target) -> EngineRunne
             f"{path.name}: library: the engine was built with {manifest.library}, and the target asks for {asked}; set"
             f" `library: {manifest.library}`, or build it again with `accel optimize`"
         )
+    if manifest.settings.get("version_compatible") and not target.options.get("version_compatible"):
+        raise SafetyRefusal(
+            f"{path.name}: it was built version_compatible, and brings code that would run in this process; where you trust"
+            " who built it, say so with the target's option `version_compatible: true`"
+        )
     library = tensorrt_library.chosen(manifest.library)
     gpu = tensorrt_buffers.first_gpu()
     device = _device(gpu)
-    require_fits(manifest, path, library, device)
+    asked_for = {name: value for name, value in build_settings(target).items() if name in target.options}
+    require_fits(manifest, path, library, device, asked_for)
     if target.batch is not None:
         axis = batch_axis(signature, target.batch)
         if axis is not None:
@@ -209,8 +216,17 @@ class EngineRunner:
 
     def _open(self) -> None:
         opening = self._opening
-        host_code = bool(opening.manifest.settings.get("version_compatible"))
-        self._loaded = LoadedEngine(opening.path, self.signature, opening.library, opening.gpu, host_code=host_code)
+        host_code, streams_weights = (
+            bool(opening.manifest.settings.get(name)) for name in ("version_compatible", "weight_streaming")
+        )
+        self._loaded = LoadedEngine(
+            opening.path,
+            self.signature,
+            opening.library,
+            opening.gpu,
+            host_code=host_code,
+            streams_weights=streams_weights,
+        )
         for _ in range(opening.settings.streams):
             self._lanes.append(self._lane(cuda_graphs=opening.settings.cuda_graphs))
         first = self._lanes[0]

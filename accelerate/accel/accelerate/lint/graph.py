@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel import onnx_file
+from accel.accelerate.lint.branches import live, name_apart_
 from accel.errors import ModelFault
 from accel.onnx_graph import graphs
 from accel.onnx_structure import require_sound
@@ -34,7 +35,8 @@ MOVES = frozenset(
 
 @dataclass(frozen=True)
 class LintGraph:
-    """Nodes of all graphs, bodies of If and Loop included, in the order of the file; values of all of them by name.
+    """Nodes of all graphs in the order of the file, bodies of If and Loop included but for a branch that is never taken; values
+    of all of them by name, told apart where two branches use the same.
 
     ``broken``: why the graph does not hold together, in which case nothing else is filled in. ``missing``: tensor to why its
     external data cannot be read. ``folder``: of the file. ``outputs``: of the outermost graph.
@@ -172,8 +174,9 @@ def read(path: Path) -> LintGraph:
             proto = inliner.inline_local_functions(proto)
     except (ModelFault, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         return LintGraph(path.parent, opset, broken=str(error).removeprefix(f"{path.name}: "), missing=missing)
+    name_apart_(proto.graph)
     inferred = _inferred(proto)
-    nodes = tuple(node for each in graphs(inferred.graph) for node in each.node)
+    nodes = tuple(node for each in live(inferred.graph) for node in each.node)
     constants = _constants(proto.graph)
     readers: dict[str, list[Any]] = {}
     for node in nodes:
@@ -189,9 +192,9 @@ def read(path: Path) -> LintGraph:
         constants=constants,
         makers={name: node for node in nodes for name in node.output if name},
         readers=readers,
-        infos=_infos(inferred),
+        infos=_infos(inferred, nodes),
         folded=_folded(nodes, constants),
-        sparse=tuple(each.values.name for graph in graphs(proto.graph) for each in graph.sparse_initializer),
+        sparse=tuple(each.values.name for graph in live(proto.graph) for each in graph.sparse_initializer),
     )
 
 
@@ -271,7 +274,7 @@ def _true_inputs(proto: Any) -> tuple[Any, ...]:
 
 def _constants(outermost: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for graph in graphs(outermost):
+    for graph in live(outermost):
         found.update({tensor.name: tensor for tensor in graph.initializer})
         for node in graph.node:
             if node.op_type == "Constant" and node.output:
@@ -281,11 +284,13 @@ def _constants(outermost: Any) -> dict[str, Any]:
     return found
 
 
-def _infos(inferred: Any) -> dict[str, Any]:
+def _infos(inferred: Any, nodes: Sequence[Any]) -> dict[str, Any]:
+    """Without what a file describes and nothing makes: onnxruntime.quantization and others leave such notes behind."""
+    made = {name for node in nodes for name in node.output}
     return {
         value.name: value
-        for graph in graphs(inferred.graph)
-        for value in (*graph.value_info, *graph.input, *graph.output)
+        for graph in live(inferred.graph)
+        for value in (*(note for note in graph.value_info if note.name in made), *graph.input, *graph.output)
         if value.type.HasField("tensor_type")
     }
 

@@ -76,7 +76,8 @@ class _Writer:
         self._graph.node.extend(self._nodes)
         self._retype()
         drop_unused_initializers_(self._model)
-        self._model.ir_version = max(self._model.ir_version, helper.find_min_ir_version_for(self._model.opset_import))
+        least = helper.find_min_ir_version_for(self._model.opset_import, ignore_unknown=True)  # com.microsoft is not known
+        self._model.ir_version = max(self._model.ir_version, least)
         return self._model, self._casts
 
     def _fp32(self) -> set[str]:

@@ -149,7 +149,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 def _infer(node: onnx.NodeProto, types: dict[str, int], version: int) -> None:
     """Add what a node makes of the type of what it reads: ONNX's own inference stops at an operator it cannot tell the shape of
-    (GroupNormalization)."""
+    (GroupNormalization). What a Loop carries is left out: each may be of another type, under one name in the schema."""
     unknown = [place for place, name in enumerate(node.output) if name and name not in types]
     if not unknown or node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, version, ""):
         return
@@ -157,7 +157,7 @@ def _infer(node: onnx.NodeProto, types: dict[str, int], version: int) -> None:
     read = {_kind(schema.inputs, place): types[name] for place, name in enumerate(node.input) if name in types}
     for place in unknown:
         kind = _kind(schema.outputs, place)
-        if kind in read:
+        if kind in read and schema.outputs[min(place, len(schema.outputs) - 1)].is_homogeneous:
             types[node.output[place]] = read[kind]
 
 
