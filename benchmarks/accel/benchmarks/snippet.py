@@ -100,7 +100,7 @@ def _openvino(model_input: TensorSpec, settings: Mapping[str, Any]) -> tuple[lis
 
 def _tensorrt(signature: Signature, settings: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
     """Buffers and the stream are PyTorch's: the shortest way to them, and most machines with such a GPU have it."""
-    module = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}.get(settings["library"])
+    module = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}.get(settings.get("library", ""))
     if module is None:
         raise UsageError("a script for an engine needs to know which library built it")
     load = [
