@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from accel.accelerate.engines.layers import FLOATS, UNKNOWN, EngineLayer
 from accel.accelerate.engines.names import OnnxNodes, copied_for, few
+from accel.accelerate.engines.reach import reached
 
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -95,7 +96,7 @@ def _islands(layers: Sequence[EngineLayer], times: Times) -> Iterator[str]:
         for source in sources:
             fed[source].append(index)
     quantized = [index for index, layer in enumerate(layers) if layer.heavy and layer.precision in ("int8", "fp8")]
-    inside = _reached(quantized, fed) & _reached(quantized, feeding)
+    inside = reached(quantized, fed) & reached(quantized, feeding)
     found = [
         layer
         for index, layer in enumerate(layers)
@@ -120,17 +121,6 @@ def _sparse(layers: Sequence[EngineLayer]) -> Iterator[str]:
             f"{_layers(len(dense))} with 2:4 sparse weights ran dense kernels, the faster ones there: {few(dense)};"
             " sparse kernels pay off with many channels"
         )
-
-
-def _reached(start: Iterable[int], along: Sequence[Collection[int]]) -> set[int]:
-    found: set[int] = set()
-    pending = list(start)
-    while pending:
-        for place in along[pending.pop()]:
-            if place not in found:
-                found.add(place)
-                pending.append(place)
-    return found
 
 
 def _layers(count: int, what: str = "") -> str:

@@ -1,7 +1,7 @@
 """Which types a strongly typed TensorRT network has, read before the build and held against what was asked.
 
 In such a network the types are the graph's: Q/DQ pairs and casts. The builder may not change them, so this is the promise; what
-a GPU then runs is told by the engine inspector (``tensorrt_profile``).
+a GPU then runs is told by the engine inspector (``profile``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.accelerate.engines.names import few, nodes_in
+from accel.accelerate.engines.reach import reached
 from accel.engine_file import TypedLayers
 from accel.errors import BackendFault
 from accel.model import Target
@@ -111,7 +112,7 @@ def typed_network(network: Any) -> TypedNetwork:
             quantized.append(index)
         else:
             floating[index] = operator.name
-    between = graph.reached(quantized, graph.readers) & graph.reached(quantized, graph.makers)
+    between = reached(quantized, graph.readers) & reached(quantized, graph.makers)
     islands = tuple(dict.fromkeys(name for index, name in floating.items() if index in between))
     return TypedNetwork(tuple(graph.layers), tuple(operators.values()), islands)
 
@@ -211,17 +212,6 @@ class _Graph:
         if place is None or self.layers[place].kind != "DEQUANTIZE":
             return None
         return self.layers[place].inputs[0]
-
-    def reached(self, start: Iterable[int], along: Sequence[Sequence[int]]) -> set[int]:
-        """Every layer that ``start`` leads to, itself only where another of them leads to it."""
-        found: set[int] = set()
-        pending = list(start)
-        while pending:
-            for place in along[pending.pop()]:
-                if place not in found:
-                    found.add(place)
-                    pending.append(place)
-        return found
 
 
 def _operator(graph: _Graph, index: int, name: str) -> TypedOperator:
