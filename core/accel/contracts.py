@@ -240,6 +240,15 @@ class TimedOnDevice(Protocol):
         ...
 
 
+@runtime_checkable
+class Concurrent(Protocol):
+    """A runner that shares its compiled model with others of its kind."""
+
+    def another(self) -> Runner:
+        """A runner of the same compiled model that may run at the same time, in a thread of its own. Weights are shared."""
+        ...
+
+
 class Backend(Protocol):
     """A runtime. One instance is cheap to make and imports nothing until asked."""
 
@@ -272,6 +281,18 @@ class Backend(Protocol):
 
     def compile(self, model: Model, target: Target, cache: Path) -> Runner:
         """A runner for exactly that file on ``target``. ``cache`` may keep compiled blobs. Refuses silent fallback."""
+        ...
+
+
+@runtime_checkable
+class ProfilesLayers(Protocol):
+    """A backend that can tell how long each layer takes."""
+
+    def profile(self, model: Model, target: Target, inputs: Mapping[str, Array], *, queries: int, cache: Path) -> LayerProfile:
+        """Mean time of each executed layer over ``queries`` inferences, with the runtime's own profiler on.
+
+        It is compiled anew for that and runs slower than the runner that is measured: the shares count, not the sum.
+        """
         ...
 
 

@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from accel import atomic
+from accel.entry import Entry
 from accel.errors import ModelFault
 from accel.model import Signature
 
@@ -24,11 +25,7 @@ _AGAIN = "build it again with `accel optimize`"
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TypedLayers(_Entry):
+class TypedLayers(Entry):
     """The types of the network the engine was built from. Operators: Conv, ConvTranspose, Gemm and MatMul.
 
     ``quantized_operators``: how many the ONNX file has with Q/DQ on data and weights; ``int8_typed`` and ``fp8_typed``: how
@@ -40,10 +37,10 @@ class TypedLayers(_Entry):
     int8_typed: int = Field(ge=0)
     fp8_typed: int = Field(default=0, ge=0)
     float_types: dict[str, int]
-    operators: dict[str, str] = {}
+    operators: dict[str, str] = Field(default_factory=dict)
 
 
-class EngineManifest(_Entry):
+class EngineManifest(Entry):
     """What one engine is, and where it may run.
 
     ``compute_capabilities``: of the GPUs it was built for, ``"8.6"``; empty: only the GPU it was built on. ``gpu``,
@@ -65,7 +62,7 @@ class EngineManifest(_Entry):
     build_s: float = Field(ge=0)
     signature: Signature
     layers: TypedLayers
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
     @field_validator("settings", mode="before")
     @classmethod

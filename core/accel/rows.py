@@ -14,7 +14,7 @@ from accel.contracts import Score
 from accel.errors import AccelError
 from accel.model import Target
 from accel.onnx_file import files as model_files
-from accel.recipe.settings import BenchmarkSettings
+from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.report import File, Latency, Precision, Row
 
 SAME_MODEL_DB = 50.0

@@ -6,7 +6,7 @@ from accel.accelerate import gpu_facts, nvidia_device
 from accel.accelerate.nvidia_device import DeviceState, NvidiaDevice
 from accel.benchmarks.environment import describe, gpu_line
 from accel.errors import MissingBackend
-from accel.report import GpuState
+from accel.machine import GpuState
 
 CARD = NvidiaDevice(0, "NVIDIA L4", "8.9", "580.65.06", 24 * 2**30)
 COLD = DeviceState(210, 405, 41, 16.5, ())

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from accel.machine import Environment
 from accel.report import (
     DataUse,
-    Environment,
     Estimate,
     Fidelity,
     File,

@@ -48,7 +48,7 @@ def test_holds_what_a_deployment_needs(report: Report) -> None:
     assert found["libraries"] == {"openvino": "2026.4.1"}
     assert found["steps"][0]["name"] == "quantize/static/nncf"
     assert found["steps"][0]["settings"]["num_samples"] == 300
-    assert (found["schema_version"], found["accel_version"], found["recipe"]) == (1, "0.1.0", "digits")
+    assert (found["schema_version"], found["accel_version"], found["recipe"]) == (2, "0.1.0", "digits")
 
 
 def test_is_the_same_but_for_the_time(report: Report) -> None:
@@ -83,8 +83,8 @@ def test_follows_its_schema(report: Report) -> None:
     [
         ("", "no readable manifest"),
         ("[]", "schema_version is None"),
-        ('{"schema_version": 2}', "upgrade accel"),
-        ('{"schema_version": 0}', "reads version 1$"),
+        ('{"schema_version": 3}', "upgrade accel"),
+        ('{"schema_version": 0}', "reads versions 1 to 2$"),
         ('{"schema_version": 1, "name": "x"}', "not a manifest: accel_version"),
         ("[" * 100_000, "no readable manifest"),
     ],

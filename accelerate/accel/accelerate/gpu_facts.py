@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accel.accelerate import nvidia_device
 from accel.errors import MissingBackend
-from accel.report import Environment, Gpu, GpuState
+from accel.machine import Environment, Gpu, GpuState
 
 
 def gpus() -> list[Gpu]:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from accel.distributions import flavours
-from accel.report import Environment, Gpu
+from accel.machine import Environment, Gpu
 
 LIBRARIES = (
     "accel-toolkit",

@@ -10,20 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from accel.entry import Entry
 from accel.errors import UsageError
 from accel.model import Signature, TensorSpec
 from accel.report import File, Metric, Precision, Report, Row
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 had metrics without bootstrap and McNemar's test."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Tensor(_Entry):
+class Tensor(Entry):
     """One input or output; a name in ``shape`` is an axis that may vary."""
 
     name: str
@@ -31,7 +29,7 @@ class Tensor(_Entry):
     dtype: str
 
 
-class Made(_Entry):
+class Made(Entry):
     """One step that led to the files. ``key`` names it in the store."""
 
     name: str
@@ -40,7 +38,7 @@ class Made(_Entry):
     notes: list[str] = Field(default_factory=list)
 
 
-class Manifest(_Entry):
+class Manifest(Entry):
     """``main_file`` is the one to load; ``files`` (relative paths) are all that ship beside this document.
 
     ``status``: ``failed`` where they were made but could not be measured. ``preprocessing``: from an image file to the input,
@@ -48,7 +46,7 @@ class Manifest(_Entry):
     paired difference to the untouched model.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     accel_version: str
     recipe: str
     recipe_sha256: str
@@ -138,9 +136,11 @@ def read(path: Path) -> Manifest:
             f"{path}: no readable manifest ({type(error).__name__}); make it again with `accel optimize`"
         ) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if version == 1:
+        document["schema_version"] = SCHEMA_VERSION  # all that came after it has a default
+    elif version != SCHEMA_VERSION:
         newer = "; upgrade accel" if isinstance(version, int) and version > SCHEMA_VERSION else ""
-        raise UsageError(f"{path}: schema_version is {version!r}; this accel reads version {SCHEMA_VERSION}{newer}")
+        raise UsageError(f"{path}: schema_version is {version!r}; this accel reads versions 1 to {SCHEMA_VERSION}{newer}")
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:

@@ -30,7 +30,7 @@ from accel.measuring import Bench
 from accel.model import Target
 from accel.publishing import read_resolved
 from accel.rebuilding import Sample
-from accel.recipe.settings import BenchmarkSettings
+from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.report import Report
 from accel.rows import Subject
 from accel.store import Store

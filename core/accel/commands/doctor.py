@@ -18,8 +18,8 @@ from accel.benchmarks.environment import describe, gpu_line, versions
 from accel.benchmarks.untrusted import plain
 from accel.contracts import AheadOfTime, Backend
 from accel.errors import MissingBackend
+from accel.machine import Gpu
 from accel.model import Target
-from accel.report import Gpu
 
 _REFERENCE = "eager"  # it comes with torch, a hard dependency: alone it deploys nothing
 _TELEMETRY = "accel sends nothing and fetches nothing; what ONNX Runtime, OpenVINO and NNCF would send is switched off"

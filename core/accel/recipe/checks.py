@@ -10,6 +10,7 @@ from accel import catalog
 from accel.contracts import Backend, Pass
 from accel.errors import SafetyRefusal, UsageError
 from accel.imports import ImportPolicy, check
+from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.recipe.document import Document
 from accel.recipe.fields import suggestion
 from accel.recipe.passes import (
@@ -24,7 +25,6 @@ from accel.recipe.passes import (
     takes,
 )
 from accel.recipe.settings import (
-    BenchmarkSettings,
     InputSettings,
     ModelSettings,
     Recipe,

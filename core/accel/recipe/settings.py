@@ -8,11 +8,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from accel import catalog
+from accel.benchmarks.gate_settings import GateSettings
 from accel.contracts import Pass
 from accel.model import Target
+from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.recipe.passes import PassEntry, gives_file, kind_for_backend, leaf_for
 from accel.tasks.settings import DataSettings, ImageClassificationSettings
 
@@ -22,17 +24,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-OneNumber = Annotated[
-    tuple[PositiveInt, ...],
-    Field(min_length=1, max_length=1),
-    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | Annotated[tuple[PositiveInt, ...], Field(max_length=1)]),
-]
+Format = Literal["json", "md", "html", "junit", "github-action-benchmark", "bencher"]
 
 
 class _Settings(BaseModel):
@@ -108,26 +100,15 @@ class TargetSettings(_Settings):
         return given if "cpu" in devices else {**given, "device": devices[0]}
 
 
-class BenchmarkSettings(_Settings):
-    """How latency is measured."""
-
-    scenario: Literal["single_stream"] = "single_stream"
-    warmup: Annotated[int, Field(ge=0, description="Inferences before any is timed")] = 10
-    min_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row")] = 3.0
-    min_iterations: Annotated[int, Field(gt=0, description="Timed inferences per row")] = 100
-    percentiles: Annotated[
-        tuple[Literal[50, 90, 99], ...], Field(description="Of latency; no others are reported, nor from too few inferences")
-    ] = (50, 90, 99)
-    batch_sizes: OneNumber = (1,)
-    threads: OneNumber = (1,)
-    restarts: Annotated[int, Field(ge=5, description="Fresh processes per row: what the intervals are computed from")] = 5
-    compile_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-
-
 class ReportSettings(_Settings):
     """``report.json`` is written in any case."""
 
-    formats: tuple[Literal["json", "md"], ...] = ("json", "md")
+    formats: Annotated[
+        tuple[Format, ...], Field(description="Of the report, besides report.json; junit: junit.xml, a test case for each gate")
+    ] = ("json", "md", "html")
+    layers: Annotated[bool, Field(description="Time each layer once more with the runtimes' profilers on")] = True
+    samples: Annotated[int, Field(ge=0, le=50, description="Samples that differ most, shown for each row")] = 6
+    roofline: Annotated[bool, Field(description="How far rows are from the machine's own peak, measured once")] = True
 
 
 class Recipe(_Settings):
@@ -145,6 +126,7 @@ class Recipe(_Settings):
     passes: Annotated[tuple[PassEntry, ...], Field(description="In order; may be empty")] = ()
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+    gates: Annotated[tuple[GateSettings, ...], Field(description="Limits that the results keep, or the run fails")] = ()
     report: ReportSettings = Field(default_factory=ReportSettings)
 
     _path: Path = PrivateAttr(default=Path("recipe.yaml"))

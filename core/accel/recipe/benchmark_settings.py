@@ -1,0 +1,60 @@
+"""How a recipe says what is measured. Light: pydantic only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from accel.report import Scenario
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, int | str) and not isinstance(value, bool) else value
+
+
+Numbers = Annotated[
+    tuple[PositiveInt, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | tuple[PositiveInt, ...]),
+]
+Scenarios = Annotated[
+    tuple[Scenario, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple, json_schema_input_type=Scenario | tuple[Scenario, ...]),
+]
+
+
+class BenchmarkSettings(BaseModel):
+    """How latency and throughput are measured.
+
+    The main comparison is ``single_stream`` at the first of ``batch_sizes`` and ``threads``. Every other scenario, and every
+    other combination of ``batch_sizes``, ``threads`` and ``streams``, is a point of its own beside it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    scenario: Annotated[Scenarios, Field(description="One or several, in MLPerf's words")] = ("single_stream",)
+    warmup: Annotated[int, Field(ge=0, description="Inferences before any is timed")] = 10
+    min_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row, at least")] = 3.0
+    min_iterations: Annotated[int, Field(gt=0, description="Timed inferences per row, at least")] = 100
+    max_interval: Annotated[
+        float, Field(gt=0, description="Restarts are added until no ratio's interval is wider (0.03: 3 %), or the time is up")
+    ] = 0.03
+    max_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row after which no restart is added")] = 10.0
+    percentiles: Annotated[
+        tuple[Literal[50, 90, 99], ...], Field(description="Of latency; no others are reported, nor from too few inferences")
+    ] = (50, 90, 99)
+    batch_sizes: Numbers = (1,)
+    threads: Annotated[Numbers, Field(description="Of each inference")] = (1,)
+    streams: Annotated[Numbers, Field(description="offline, server: inferences at a time, with threads each")] = (1,)
+    pinning: Annotated[bool, Field(description="Each row on as many cores as it has threads")] = False
+    server_bound_ms: Annotated[
+        float | None, Field(gt=0, description="server: what the 99th percentile may take; by default ten times the median")
+    ] = None
+    restarts: Annotated[int, Field(ge=5, description="Fresh processes per row, at least: what intervals are computed from")] = 5
+    compile_timeout_s: Annotated[float, Field(gt=0)] = 600.0
