@@ -75,15 +75,16 @@ class Experiment:
         sys.stdout.write(text)
 
 
-def parser(description: str | None, output: str) -> argparse.ArgumentParser:
-    """With the options that all scripts have."""
+QUICK = "a few steps of everything, to see that it runs; figures mean nothing"
+
+
+def parser(description: str | None, output: str, quick: str = QUICK) -> argparse.ArgumentParser:
+    """With the options that all scripts have. ``quick``: what ``--quick`` says of itself."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--shared", type=Path, default=RECIPES.parents[1] / "shared", help="the folder with data/ and models/")
     made.add_argument("--output", type=Path, default=RECIPES / "out" / output, help="runs, figures and tables go there")
     made.add_argument("--cache-dir", type=Path, help="the store of finished steps; by default below --output")
-    made.add_argument(
-        "--quick", action="store_true", help="a few steps of everything, to see that it runs; figures mean nothing"
-    )
+    made.add_argument("--quick", action="store_true", help=quick)
     return made
 
 

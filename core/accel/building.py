@@ -20,14 +20,11 @@ from accel.contracts import Backend, Job, Need, Pass, RecipeTask, Split
 from accel.data_use import require_classes, require_metrics, source_of
 from accel.errors import AccelError, DataFault, PassFault, UsageError, WorkFault
 from accel.imports import ImportPolicy
-from accel.model import Model, OnnxModel, Target, TorchModel
+from accel.model import Model, OnnxModel, Target, TorchModel, signature_from, signature_record
 from accel.origin import torch_origin
 from accel.probe import TargetProbe
 from accel.rebuilding import (
-    Sample,
-    axis_sizes,
     make_task,
-    noise,
     state_digest,
     task_inputs,
     taught_by,
@@ -44,14 +41,13 @@ from accel.steps import (
     missing,
     not_run,
     settings_of,
-    signature_from,
-    signature_record,
     source_digest,
     step_key,
     untouched_target,
     use_of_data,
 )
 from accel.store import STORE_VERSION, Claim, Entry, Store, digest_of
+from accel.timed_inputs import Sample, axis_sizes, noise
 from accel.worker import Emit
 
 if TYPE_CHECKING:

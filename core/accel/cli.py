@@ -37,6 +37,11 @@ AllowImport = Annotated[
 ]
 
 
+FailOn = Annotated[
+    list[str] | None, typer.Option("--fail-on", help="'latency_p50>+5%', 'top1<-1pt', 'size>+0%', 'speedup<2', ...@target")
+]
+
+
 class Stopped(BaseException):
     """A signal: raised where the program is, so that children end and temporary files go. ``exit_code``: 128 + the signal.
 
@@ -90,6 +95,10 @@ def optimize(
     cache_dir: CacheDir = None,
     allow_import: AllowImport = None,
     benchmark: Annotated[bool, typer.Option("--benchmark/--no-benchmark", help="measure, or only build")] = True,
+    gate: Annotated[
+        list[str] | None, typer.Option("--gate", help="a limit besides the recipe's, such as 'latency_p50>+5%'")
+    ] = None,
+    keep_failed: Annotated[bool, typer.Option("--keep-failed", help="publish files whose accuracy gate failed")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
@@ -105,6 +114,8 @@ def optimize(
         cache=lambda choice: cache_folder(cache_dir, choice),
         allowed=allow_import or [],
         benchmark=benchmark,
+        gates=gate or [],
+        keep_failed=keep_failed,
         as_json=as_json,
         quiet=quiet,
         out=_console(error=False),
@@ -155,6 +166,7 @@ def benchmark(
     batch_size: Annotated[int | None, typer.Option(min=1, help="[default: of the run, else 1]", show_default=False)] = None,
     shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
     duration: Annotated[float, typer.Option(min=0.1, help="seconds timed for each row, at least")] = 3.0,
+    fail_on: FailOn = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -171,6 +183,7 @@ def benchmark(
         batch_size=batch_size,
         shapes=shape or [],
         duration_s=duration,
+        fail_on=fail_on or [],
         cache=lambda choice: cache_folder(cache_dir, choice),
         as_json=as_json,
         quiet=quiet,
@@ -182,13 +195,51 @@ def benchmark(
 @app.command()
 def report(
     path: Annotated[Path, typer.Argument(help="report.json, or the output folder of a run", show_default=False)],
-    form: Annotated[str, typer.Option("--format", help="md, brief (one table), json or table")] = "md",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="md, html, junit, json, github-action-benchmark, bencher, brief (one table), table, or github (annotations)",
+        ),
+    ] = "md",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file, or folder, to write instead of standard output")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option("--summary", help="with github: file that the Markdown is added to, $GITHUB_STEP_SUMMARY")
+    ] = None,
 ) -> int:
     """Render a report again, without measuring."""
     from accel.commands.report import run
 
-    return run(path, form=form, output=output, out=_console(error=False))
+    return run(path, form=form, output=output, out=_console(error=False), summary_file=summary)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="report.json, or the output folder, before", show_default=False)],
+    head: Annotated[Path, typer.Argument(help="report.json, or the output folder, after", show_default=False)],
+    fail_on: FailOn = None,
+    across_machines: Annotated[
+        bool, typer.Option("--across-machines", help="compare ratios of latencies that different machines measured")
+    ] = False,
+    on_removed: Annotated[str, typer.Option("--on-removed", help="warn or fail, where a row of base is gone")] = "warn",
+    form: Annotated[str, typer.Option("--format", help="table, md or json")] = "table",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
+) -> int:
+    """Show what changed between two reports, and whether it is significant. Measures nothing."""
+    from accel.commands.compare import run
+
+    return run(
+        base,
+        head,
+        fail_on=fail_on or [],
+        across_machines=across_machines,
+        on_removed=on_removed,
+        form=form,
+        output=output,
+        out=_console(error=False),
+    )
 
 
 @app.command()

@@ -71,6 +71,14 @@ class RecipeTask(Task, Protocol):
     """A task that a recipe can name: it also tells the report about its data."""
 
     def count(self, split: Split) -> int: ...
+    def labels(self, split: Split) -> Array | None:
+        """(n,) int64: of the samples of ``split`` in order, as ``score`` has read them; None before that."""
+        ...
+
+    def thumbnails(self, split: Split, positions: Sequence[int]) -> Sequence[str | None]:
+        """A small picture of each of these samples of ``split``, as a ``data:image`` address; None where there is none."""
+        ...
+
     def overlaps(self) -> Sequence[str]: ...
     @property
     def warnings(self) -> Sequence[str]: ...
@@ -184,7 +192,7 @@ class LayerRun:
     """One layer as a runtime runs it. ``nodes``: the ONNX nodes it was made from, none for a conversion of its own making.
 
     ``kind``: the runtime's word (``CaskConvolution``, ``Reformat``); ``precision``: of what it computes (``int8``, ``fp16``);
-    ``ms``: mean time of one inference, None where it was not timed.
+    ``ms``: of one inference, None where it was not timed.
     """
 
     name: str
@@ -249,6 +257,15 @@ class Concurrent(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesStreams(Protocol):
+    """A backend that must be told, when it compiles, how many inferences run at a time."""
+
+    def with_streams(self, target: Target, streams: int) -> Target:
+        """``target`` for ``streams`` runners (see Concurrent), each inference with as many threads as ``target`` has now."""
+        ...
+
+
 class Backend(Protocol):
     """A runtime. One instance is cheap to make and imports nothing until asked."""
 
@@ -289,7 +306,7 @@ class ProfilesLayers(Protocol):
     """A backend that can tell how long each layer takes."""
 
     def profile(self, model: Model, target: Target, inputs: Mapping[str, Array], *, queries: int, cache: Path) -> LayerProfile:
-        """Mean time of each executed layer over ``queries`` inferences, with the runtime's own profiler on.
+        """The time of each executed layer over ``queries`` inferences, with the runtime's own profiler on.
 
         It is compiled anew for that and runs slower than the runner that is measured: the shares count, not the sum.
         """

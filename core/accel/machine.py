@@ -28,7 +28,9 @@ class Conditions(Entry):
 class Peaks(Entry):
     """What this machine does at best with ``threads`` threads, by the runtimes' own kernels: a multiply-add is two operations.
 
-    ``kernels``: which runtime and shape gave each figure. ``measured``: when; the figures are kept and used again.
+    ``bandwidth_gb_s``: of the memory; ``cache_gb_s``: of what stays in a cache, the last level of which has ``cache_bytes``
+    (null where the system does not tell). ``kernels``: which runtime and shape gave each figure. ``measured``: when; the
+    figures are kept and used again.
     """
 
     threads: int
@@ -36,6 +38,8 @@ class Peaks(Entry):
     bf16_gops: float | None = None
     int8_gops: float | None = None
     bandwidth_gb_s: float
+    cache_gb_s: float | None = None
+    cache_bytes: int | None = None
     kernels: dict[str, str] = Field(default_factory=dict)
     measured: str
 

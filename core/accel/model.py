@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,20 @@ class TensorSpec:
 class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+def signature_record(signature: Signature) -> dict[str, Any]:
+    """JSON-ready; read back by :func:`signature_from`."""
+    return asdict(signature)
+
+
+def signature_from(record: Mapping[str, Any]) -> Signature:
+    """The signature that :func:`signature_record` wrote."""
+
+    def spec(entry: Mapping[str, Any]) -> TensorSpec:
+        return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+    return Signature(tuple(map(spec, record["inputs"])), tuple(map(spec, record["outputs"])))
 
 
 @dataclass(frozen=True)

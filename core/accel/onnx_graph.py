@@ -19,12 +19,12 @@ from accel.onnx_tensors import type_name
 # Operator to the indices of its activation and its weight. The first four are what a quantizer is judged by.
 _FLOAT_OPERATORS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 _FUSED_OPERATORS = {"FusedConv": (0, 1), "FusedGemm": (0, 1), "FusedMatMul": (0, 1)}
-_INTEGER_OPERATORS = {
+INTEGER_OPERATORS = {
     "QLinearConv": (0, 3), "QLinearMatMul": (0, 3), "ConvInteger": (0, 1), "MatMulInteger": (0, 1), "QGemm": (0, 3),
 }  # fmt: skip
 _WEIGHT_ONLY_OPERATORS = {"MatMulNBits": (0, 1)}
-WEIGHTED_OPERATORS = _FLOAT_OPERATORS | _FUSED_OPERATORS | _INTEGER_OPERATORS | _WEIGHT_ONLY_OPERATORS
-_UNCOUNTED = frozenset({"LSTM", "GRU", "RNN", "Einsum", "Attention", "MultiHeadAttention", "DeformConv", "Loop", "Scan", "If"})
+WEIGHTED_OPERATORS = _FLOAT_OPERATORS | _FUSED_OPERATORS | INTEGER_OPERATORS | _WEIGHT_ONLY_OPERATORS
+UNCOUNTED = frozenset({"LSTM", "GRU", "RNN", "Einsum", "Attention", "MultiHeadAttention", "DeformConv", "Loop", "Scan", "If"})
 _SHAPE_ONLY = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Gather", "Slice"})
 _SMALL_ELEMENTS = 1024  # initializers up to this size may be shapes, which inference must see the values of
 
@@ -109,7 +109,7 @@ def parameters(proto: Any) -> int:
             integers.update(node.input[1:2])
             scales.update(node.input[2:])
     total = 0
-    for name, tensor in _constants(graph).items():
+    for name, tensor in constant_tensors(graph).items():
         if not tensor.dims or name in scales:
             continue
         if "FLOAT" in (kind := type_name(tensor.data_type)) or kind == "DOUBLE" or name in integers:
@@ -121,7 +121,7 @@ def parameters(proto: Any) -> int:
 def float_dtypes(proto: Any) -> dict[str, int]:
     """Element type of float weights to how many numbers are of it."""
     found: Counter[str] = Counter()
-    for tensor in _constants(proto.graph).values():
+    for tensor in constant_tensors(proto.graph).values():
         kind = type_name(tensor.data_type)
         if tensor.dims and ("FLOAT" in kind or kind == "DOUBLE"):
             found[dtype_name(tensor.data_type)] += math.prod(tensor.dims)
@@ -148,12 +148,12 @@ def macs(proto: Any, sizes: Mapping[str, int] | None = None) -> Macs:
 
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
-    shapes = _shapes(proto, dict(sizes or {}))
+    shapes = {name: tensor.shape for name, tensor in tensors(proto, sizes).items()}
     by_node: dict[str, int] = {}
     unknown: list[str] = []
     for node in proto.graph.node:
-        name = _label(node)
-        if node.op_type in _UNCOUNTED and (node.op_type not in ("Loop", "Scan", "If") or _holds_weighted(node)):
+        name = label(node)
+        if node.op_type in UNCOUNTED and (node.op_type not in ("Loop", "Scan", "If") or _holds_weighted(node)):
             unknown.append(name)
         elif node.op_type in WEIGHTED_OPERATORS:
             count = _macs_of(node, shapes)
@@ -172,7 +172,7 @@ def quantization(proto: Any) -> Quantization:
     weight_only = quantized = 0
     for graph in graphs(proto.graph):
         makers = {output: node for node in graph.node for output in node.output}
-        constants = _constants(graph)
+        constants = constant_tensors(graph)
         for node in graph.node:
             if node.op_type not in WEIGHTED_OPERATORS:
                 continue
@@ -183,7 +183,7 @@ def quantization(proto: Any) -> Quantization:
             elif second is not None:
                 weight_only += 1
             else:
-                floating.append(_label(node))
+                floating.append(label(node))
             if second is not None:
                 weight.append(second)
     return Quantization(
@@ -261,7 +261,7 @@ def _many(tensor: Any) -> bool:
     return tensor is not None and math.prod(tensor.dims) > 1
 
 
-def _constants(graph: Any) -> dict[str, Any]:
+def constant_tensors(graph: Any) -> dict[str, Any]:
     """Initializers and the tensors of Constant nodes, by the name they are read under."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -272,7 +272,8 @@ def _constants(graph: Any) -> dict[str, Any]:
     return found
 
 
-def _label(node: Any) -> str:
+def label(node: Any) -> str:
+    """What a node is called: its name, else what it makes."""
     return str(node.name or (node.output[0] if node.output else node.op_type))
 
 
@@ -288,7 +289,7 @@ def _attribute(node: Any, name: str, default: int) -> int:
 def _holds_weighted(node: Any) -> bool:
     graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
     return any(
-        inner.op_type in WEIGHTED_OPERATORS or (inner.op_type in _UNCOUNTED and _holds_weighted(inner))
+        inner.op_type in WEIGHTED_OPERATORS or (inner.op_type in UNCOUNTED and _holds_weighted(inner))
         for graph in graphs
         for inner in graph.node
     )
@@ -313,9 +314,22 @@ def _macs_of(node: Any, shapes: Mapping[str, Sequence[int]]) -> int | None:
     return math.prod(result) * source[-2 if transposed else -1]
 
 
-def _shapes(proto: Any, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
-    """Every tensor whose shape is fully known, once axes that vary have their size."""
+@dataclass(frozen=True)
+class Tensor:
+    """Shape, and the element type as ``onnx.TensorProto`` numbers it."""
+
+    shape: tuple[int, ...]
+    data_type: int
+
+
+def tensors(proto: Any, sizes: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+    """Every tensor whose shape is fully known, once axes that vary have their size; ``sizes`` as in ``macs``.
+
+    A file with local functions is to be inlined before.
+    """
     import onnx
+
+    sizes = dict(sizes or {})
 
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
     light.graph.name = "graph"
@@ -345,9 +359,9 @@ def _shapes(proto: Any, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = light
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    found = {tensor.name: Tensor(tuple(tensor.dims), tensor.data_type) for tensor in proto.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
         kind = value.type.tensor_type
         if kind.HasField("shape") and all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in kind.shape.dim):
-            shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
-    return shapes
+            found[value.name] = Tensor(tuple(dim.dim_value for dim in kind.shape.dim), kind.elem_type)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,25 +13,26 @@ from typing import Any, Literal
 
 from accel.accelerate import gpu_facts
 from accel.atomic import exclusive, repair_folder, storage_faults, swap_folder, write
+from accel.benchmarks import renderings
 from accel.benchmarks.environment import describe
-from accel.benchmarks.markdown import render
 from accel.benchmarks.verdict import verdict
 from accel.display import Display, Silent, show_event
+from accel.earlier_output import keeping_measurements, require_ours
 from accel.errors import AccelError, BackendFault, MissingBackend, ModelFault, StorageFault, UsageError, WorkFault
+from accel.gating import judged, stored_reports, withheld
 from accel.imports import ImportPolicy
 from accel.measuring import measure
 from accel.model import Target
-from accel.publishing import deployment, manifest_text, resolved_recipe
+from accel.publishing import class_names, deployment, manifest_text, resolved_recipe
 from accel.recipe.checks import require_allowed
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
 from accel.report import DataUse, Report, Row, StepRecord
-from accel.report import read as read_report
 from accel.rows import Subject, built
+from accel.source_version import source_version
 from accel.store import Store, digest_of
 from accel.worker import Worker
 
-_MEASURED = "measured in the run of"
 _SOUND_S = 3600.0
 """The longest silence of a step; a hang ends here instead of never."""
 
@@ -45,17 +45,23 @@ def optimize(
     output_dir: Path | None = None,
     allowed: Sequence[str] = (),
     benchmark: bool = True,
+    keep_failed: bool = False,
+    recipe_file: str | None = None,
     screen: Display | None = None,
 ) -> Report:
     """Run ``recipe`` and publish its output folder ``<output_dir>/<name>``; the report is returned and lies there too.
 
     ``allowed``: packages that the recipe may import besides the files of its own folder. ``benchmark=False`` builds without
-    measuring. Raises AccelError where no target could be built; else a row that failed says so, with its reason.
+    measuring. Raises AccelError where no target could be built; else a row that failed says so, with its reason. The files of
+    a target whose accuracy gate failed are not published, unless ``keep_failed``. ``recipe_file``: as it was given, for
+    annotations; by default ``recipe``, where that is a path.
     """
+    recipe_file = recipe_file if isinstance(recipe, Recipe) else str(recipe)
     recipe = recipe if isinstance(recipe, Recipe) else read(Path(recipe), overrides)
     require_allowed(recipe, ImportPolicy(recipe.folder, tuple(allowed)))
     screen = screen or Silent()
     final = (output_dir or recipe.folder / recipe.output_dir) / recipe.name
+    stored = stored_reports(recipe.gates, recipe.folder)
     warnings: list[str] = []
     store = Store(cache_dir, warn=warnings.append)
     store.open()
@@ -74,7 +80,10 @@ def optimize(
         run = _Run(recipe, store, run_folder, tuple(allowed), screen, warnings)
         report = run.execute(benchmark=benchmark)
         if not benchmark:
-            report = keeping_measurements(report, final)
+            report = keeping_measurements(report, recipe, final)
+        report = judged(report, recipe.gates, stored, recipe.gate_places).model_copy(update={"recipe": recipe_file})
+        if not keep_failed:
+            report = run.withholding(report)
         _publish(run, report, final)
     return report
 
@@ -129,21 +138,21 @@ class _Run:
         finally:
             self._close_builder()
         rows = [] if benchmark else [Row(**built(subject)) for subject in subjects]
-        noise, method = None, dict[str, Any]()
+        measured = None
         if benchmark:
             here = [subject for subject in subjects if subject.not_run is None]
-            measured, noise, method, said = measure(
+            measured = measure(
                 here,
                 self.recipe,
                 allowed=self.allowed,
                 folder=self.folder,
                 sample=sample,
                 screen=self.screen,
-                lock=self.store.folder / "locks" / "timing.lock",
+                store=self.store.folder,
             )
-            self.warnings += said
+            self.warnings += measured.warnings
             machine = gpu_facts.after(machine)
-            found = {row.name: row for row in measured}
+            found = {row.name: row for row in measured.rows}
             rows = [found.get(subject.name) or Row(**built(subject)) for subject in subjects]
         targets = {target.name: target for target in self.recipe.targets_resolved()}
         rows += [_absent_row(targets[name], "skipped", reason) for name, reason in skipped.items()]
@@ -159,17 +168,33 @@ class _Run:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seed=self.recipe.seed,
             recipe_sha256=digest_of(self.recipe.document()),
-            verdict=verdict(rows, noise),
+            verdict=verdict(rows, measured.noise if measured else None),
             environment=machine,
             data=[DataUse(**split) for split in data["splits"]],
             rows=rows,
-            noise=noise,
+            noise=measured.noise if measured else None,
+            conditions=measured.conditions if measured else None,
+            peaks=measured.peaks if measured else None,
+            samples=list(measured.samples) if measured else [],
+            classes=list(class_names(self.recipe) or ()),
             steps=list(self.steps.values()),
             notes=list(self.recipe.notes),
             warnings=list(dict.fromkeys(self.warnings)),
-            method=method,
+            method=dict(measured.method) if measured else {},
             deployment=deployed,
+            source=source_version(self.recipe.folder),
         )
+
+    def withholding(self, report: Report) -> Report:
+        """``report``, with a note for each target whose files are not published because its accuracy gate failed."""
+        spoilt = [name for name in withheld(report) if name in self.built]
+        notes = []
+        for name in spoilt:
+            del self.built[name]
+            way = "--keep-failed publishes its files all the same"
+            notes.append(f"{name}: its accuracy gate failed, so there is no targets/{name}; {way}")
+        scripts = {name: script for name, script in report.deployment.items() if name not in spoilt}
+        return report.model_copy(update={"notes": [*report.notes, *notes], "deployment": scripts})
 
     # -- the builder --------------------------------------------------------------------------------------------------
 
@@ -303,54 +328,6 @@ def _joined(failed: Mapping[str, str]) -> str:
     return "\n".join(f"{name}: {reason}" for name, reason in failed.items())
 
 
-def require_ours(final: Path, name: str) -> None:
-    """Refuse an output folder that holds something else. Ours are told by a manifest or report of the same recipe name."""
-    if final.is_symlink() or (final.exists() and not final.is_dir()):
-        raise UsageError(f"{final}: is not a folder; choose another --output")
-    if not final.exists() or not any(final.iterdir()):
-        return
-    found = next(filter(None, map(_recipe_of, [final / "report.json", *sorted(final.glob("targets/*/manifest.json"))])), None)
-    if found is None:
-        raise UsageError(
-            f"{final}: is not empty and holds no report of ours; it is left as it is. Choose another --output or another name"
-        )
-    if found != name:
-        raise UsageError(f"{final}: holds the output of recipe {found!r}, not of {name!r}; choose another --output")
-
-
-def _recipe_of(file: Path) -> str | None:
-    """The recipe's name in a report or manifest of ours, of whatever version; None for any other file."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or "accel_version" not in found:
-        return None
-    return str(found.get("recipe", found.get("name")))
-
-
-def keeping_measurements(report: Report, final: Path) -> Report:
-    """``report``, with the measurements of the one in ``final`` where it measured these files by this recipe on this data.
-
-    A run without measuring does not throw away what an earlier one measured.
-    """
-    try:
-        before = read_report(final / "report.json")
-    except UsageError:
-        return report
-
-    def files(found: Report) -> list[tuple[str, list[str]]]:
-        return [(row.name, [file.sha256 for file in row.files]) for row in found.rows]
-
-    same = (files(before), before.recipe_sha256, before.data) == (files(report), report.recipe_sha256, report.data)
-    if not same or any(row.status != "measured" for row in before.rows):
-        return report
-    said = next((note for note in before.notes if note.startswith(_MEASURED)), None)
-    note = said or f"{_MEASURED} {before.created}; this one built the same files and measured nothing"
-    kept = {name: getattr(before, name) for name in ("rows", "verdict", "environment", "noise", "method")}
-    return report.model_copy(update={**kept, "notes": [*report.notes, note]})
-
-
 def _publish(run: _Run, report: Report, final: Path) -> None:
     """Write everything beside ``final`` and swap it in; on any error the folder that was there stays."""
     staging = final.parent / f".{final.name}.partial"
@@ -368,9 +345,8 @@ def _publish(run: _Run, report: Report, final: Path) -> None:
                 write(folder / "manifest.json", manifest_text(run.recipe, report, name, built["model"]))
             staging.mkdir(parents=True, exist_ok=True)
             write(staging / "recipe.resolved.yaml", resolved_recipe(run.recipe))
-            write(staging / "report.json", report.json_text())
-            if "md" in run.recipe.report.formats:
-                write(staging / "report.md", render(report))
+            for name, text in renderings.files(run.recipe.report.formats, report):
+                write(staging / name, text)
             swap_folder(staging, final)
     except OSError as error:
         raise StorageFault(f"{final}: cannot be written ({error.strerror}); the previous output is untouched") from error

@@ -21,10 +21,10 @@ from accel.atomic import exclusive
 from accel.benchmarks.environment import cpu_name, isa_flags
 from accel.contracts import Backend, Batch, Job, NumberFormat, Pass, Predict, Progress, Score, Split, Task, silent
 from accel.errors import AccelError, DataFault, PassFault, StorageFault, UsageError
-from accel.model import Model, OnnxModel, Signature, Target, TorchModel
-from accel.rebuilding import Sample, noise
+from accel.model import Model, OnnxModel, Signature, Target, TorchModel, signature_record
 from accel.recipe.passes import PassEntry, kind_for_backend, leaf_for
-from accel.steps import library_version, signature_record
+from accel.steps import library_version
+from accel.timed_inputs import Sample, noise
 from accel.worker import Worker
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Runner
 from accel.errors import MissingBackend
-from accel.model import OnnxModel, Target
-from accel.rebuilding import Sample
-from accel.steps import signature_from
+from accel.model import OnnxModel, Target, signature_from
+from accel.timed_inputs import Sample
 from accel.worker import Emit
 
 if TYPE_CHECKING:

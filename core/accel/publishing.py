@@ -15,10 +15,9 @@ from accel.benchmarks.manifest import manifest
 from accel.benchmarks.snippet import deployment_snippet
 from accel.contracts import SuitsFile
 from accel.errors import UsageError
-from accel.model import Target
+from accel.model import Target, signature_from
 from accel.recipe.settings import Recipe
 from accel.report import Report
-from accel.steps import signature_from
 from accel.tasks.image_files import list_folder
 
 

@@ -1,16 +1,15 @@
-"""What every child of a run builds again from the recipe: its task, its untouched torch model, and noise to feed it."""
+"""What every child of a run builds again from the recipe: its task, and its untouched torch model."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
 
 from accel import catalog, onnx_file
 from accel.contracts import Pass, RecipeTask
 from accel.errors import ModelFault, UsageError
-from accel.feeding import in_float16
 from accel.imports import ImportPolicy
 from accel.model import Model, Origin, Signature, TensorSpec, TorchModel
 from accel.model_source import ModelSource
@@ -18,9 +17,6 @@ from accel.origin import torch_model, torch_origin
 from accel.recipe.settings import Recipe
 from accel.steps import SPLITS, declared_inputs, selects
 from accel.store import digest_of
-
-if TYPE_CHECKING:
-    from accel.contracts import Array
 
 
 def make_task(recipe: Recipe, policy: ImportPolicy) -> RecipeTask | None:
@@ -123,59 +119,3 @@ def state_digest(model: TorchModel) -> str:
             total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
             total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a session is timed on: the one batch in the .npz ``file``, or else ``size`` samples of seeded noise.
-
-    ``sizes``: for noise, of the axes that may vary besides the batch.
-    """
-
-    file: str | None
-    size: int
-    seed: int
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    def inputs(self, specs: Sequence[TensorSpec]) -> dict[str, Array]:
-        """By name, for a model that takes ``specs``."""
-        import numpy as np
-
-        if self.file is None:
-            return noise(specs, self.size, self.seed, self.sizes)
-        with np.load(self.file, allow_pickle=False) as stored:
-            return in_float16({name: stored[name] for name in stored.files}, specs)
-
-
-def axis_sizes(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> dict[str, int]:
-    """What ``inputs`` show of the axes that may vary, besides the batch."""
-    return {
-        axis: inputs[spec.name].shape[index]
-        for spec in specs
-        for index, axis in enumerate(spec.shape)
-        if index and isinstance(axis, str)
-    }
-
-
-def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str, int] | None = None) -> dict[str, Array]:
-    """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration.
-
-    ``size`` samples; ``sizes`` for the other axes that may vary. Raises UsageError for one that has none.
-    """
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    made: dict[str, Array] = {}
-    for spec in inputs:
-        shape = []
-        for index, axis in enumerate(spec.shape):
-            known = axis if isinstance(axis, int) else size if index == 0 else (sizes or {}).get(axis)
-            if known is None:
-                raise UsageError(
-                    f"input {spec.name}: axis {axis!r} may vary and there is no data to take it from; give --shape {axis}=N"
-                )
-            shape.append(known)
-        dtype = np.dtype(spec.dtype)
-        floats = dtype.kind == "f"
-        made[spec.name] = generator.standard_normal(shape).astype(dtype) if floats else np.zeros(shape, dtype=dtype)
-    return made

@@ -55,12 +55,16 @@ class Metric(Entry):
 
 
 class ClassDrop(Entry):
-    """Top-1 of one class, here and in the reference row. ``n``: its samples in the validation split."""
+    """Top-1 of one class, here and in the reference row. ``n``: its samples in the validation split.
+
+    ``significant``: by McNemar's exact test at 5 %, corrected (Holm) for the number of classes.
+    """
 
     label: int
     n: int
     value: float
     reference: float
+    significant: bool = False
 
 
 class Differing(Entry):
@@ -148,13 +152,13 @@ class Point(Entry):
 
 
 class Roofline(Entry):
-    """How far a row is from what the machine can do at best (Williams, Waterman and Patterson 2009), operator by operator.
+    """How far a row is from what the machine can do at best (Williams, Waterman and Patterson 2009), kernel by kernel.
 
-    ``macs``, ``bytes``: multiply-adds, and the fewest bytes that must move (weights, inputs and outputs of each operator), of
-    one inference. ``bound_ms``: the sum over operators of the longer of operations over peak and bytes over bandwidth, each at
-    the precision it ran in. ``share``: ``bound_ms`` over the measured median, in [0, 1] but for the errors of both.
-    ``compute_share``: the part of ``bound_ms`` where computing, not memory, is the limit. ``uncounted``: operator types that
-    are left out.
+    ``macs``, ``bytes``: multiply-adds, and the fewest bytes that must move (weights, inputs and outputs of each operator,
+    elementwise ones joined to what they follow), of one inference. ``bound_ms``: the sum over kernels of the longer of
+    operations over peak and bytes over bandwidth, each at the precision it ran in; what fits in the last-level cache is taken
+    to be there. ``share``: ``bound_ms`` over the measured median, in [0, 1] but for the errors of both. ``compute_share``: the
+    part of ``bound_ms`` where computing, not memory, is the limit. ``uncounted``: operator types that are left out.
     """
 
     macs: int

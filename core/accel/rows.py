@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from accel.benchmarks import accuracy, fidelity, statistics
+from accel.benchmarks import accuracy, classes, differing, fidelity, statistics
 from accel.benchmarks.size import files as shipped_files
 from accel.benchmarks.size import totals
 from accel.contracts import Score
-from accel.errors import AccelError
+from accel.errors import AccelError, DataFault
 from accel.model import Target
 from accel.onnx_file import files as model_files
 from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.report import File, Latency, Precision, Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SAME_MODEL_DB = 50.0
 """FP32 runtimes agree with one another to 100 dB and more; a rewrite of the model seldom reaches 50."""
@@ -57,6 +61,7 @@ class Found:
     precision: Mapping[str, Any] | None = None
     score: Mapping[str, Any] | None = None
     on_device: Mapping[str, Any] | None = None
+    layers: Mapping[str, Any] | None = None
 
 
 def row(
@@ -65,8 +70,12 @@ def row(
     alive: Sequence[Subject],
     times: Mapping[str, Turns],
     settings: BenchmarkSettings,
+    samples: int = 0,
 ) -> Row:
-    """``reference``: what accuracy and outputs are compared with; ``alive``, ``times``: the rows that were timed beside it."""
+    """``reference``: what accuracy and outputs are compared with; ``alive``, ``times``: the rows that were timed beside it.
+
+    ``samples``: how many of those on which a result differs most are named.
+    """
     subject = found.subject
     entries = built(subject) | {"status": "failed" if found.reason else "measured", "reason": found.reason}
     entries |= {key: value for key, value in (found.compiled or {}).items() if key != "inputs"}
@@ -79,7 +88,7 @@ def row(
         entries["notes"] += [f"{how}, without copies from and to the host", *found.on_device["notes"]]
     if found.score is not None:
         try:
-            entries |= _judged(found.score, None if reference is found else reference)
+            entries |= _judged(found, None if reference is found else reference, samples)
         except AccelError as error:  # one odd row costs itself, not the run
             entries |= {"status": "failed", "reason": str(error)}
     mine = times.get(subject.name)
@@ -138,13 +147,31 @@ def guessing(found: Row, classes: int) -> str | None:
     )
 
 
-def _judged(score: Mapping[str, Any], reference: Found | None) -> dict[str, Any]:
-    other = None if reference is None else reference.score
+def _judged(found: Found, reference: Found | None, samples: int) -> dict[str, Any]:
+    """What the outputs over validation say. DataFault where the reference saw other samples: nothing can be paired then."""
+    score, other = found.score or {}, None if reference is None else reference.score
+    labels = _same_labels(score, other)
     entries: dict[str, Any] = {"metrics": accuracy.metrics(_scores(score), other and _scores(other), score["samples"])}
     if reference is not None and other is not None:
         outputs, theirs = (list(map(Path, answer["outputs"])) for answer in (score, other))
         entries["fidelity"] = fidelity.compare(outputs, theirs, vs=reference.subject.name)
+        if labels is not None:
+            entries["classes"] = classes.drops(outputs[0], theirs[0], labels)
+        if found.subject.role == "result":
+            entries["differing"] = differing.differing(outputs[0], theirs[0], samples)
     return entries
+
+
+def _same_labels(score: Mapping[str, Any], other: Mapping[str, Any] | None) -> NDArray[np.int64] | None:
+    """Of the validation samples; None where they have none."""
+    import numpy as np
+
+    if other is None or score["labels"] is None or other["labels"] is None:
+        return None
+    labels, theirs = (np.load(answer["labels"], allow_pickle=False) for answer in (score, other))
+    if not np.array_equal(labels, theirs):
+        raise DataFault("data.validation: its labels were others when the reference was scored; seed the data's random numbers")
+    return np.asarray(labels, dtype=np.int64)
 
 
 def _scores(answer: Mapping[str, Any]) -> dict[str, Score]:

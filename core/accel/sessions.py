@@ -9,8 +9,8 @@ from typing import Any
 
 from accel.benchmarks.environment import cores
 from accel.errors import AccelError
-from accel.rebuilding import Sample
 from accel.rows import Subject
+from accel.timed_inputs import Sample
 from accel.worker import Worker
 
 TURN_SLACK_S = 120.0

@@ -17,8 +17,7 @@ from accel.contracts import Backend
 from accel.errors import BackendFault, ModelFault, PassFault, WorkFault
 from accel.feeding import in_float16
 from accel.imports import ImportPolicy
-from accel.model import Model, OnnxModel, Target, TorchModel
-from accel.steps import signature_from, signature_record
+from accel.model import Model, OnnxModel, Target, TorchModel, signature_from, signature_record
 from accel.store import Entry
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from accel.code_digest import of_folder, of_package
 from accel.contracts import AheadOfTime, Pass, QuantizationProfile, Split
 from accel.distributions import installed
 from accel.errors import MissingBackend, UsageError
-from accel.model import Signature, Target, TensorSpec
+from accel.model import Target, TensorSpec
 from accel.recipe.passes import takes
 from accel.recipe.settings import Recipe
 from accel.store import STORE_VERSION, digest_of
@@ -188,20 +188,6 @@ def untouched_target(target: Target) -> Target:
     except UsageError:
         return plain
     return replace(plain, precision="fp32")
-
-
-def signature_record(signature: Signature) -> dict[str, Any]:
-    """JSON-ready; read back by :func:`signature_from`."""
-    return asdict(signature)
-
-
-def signature_from(record: Mapping[str, Any]) -> Signature:
-    """The signature that :func:`signature_record` wrote."""
-
-    def spec(entry: Mapping[str, Any]) -> TensorSpec:
-        return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"])
-
-    return Signature(tuple(map(spec, record["inputs"])), tuple(map(spec, record["outputs"])))
 
 
 def declared_inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:

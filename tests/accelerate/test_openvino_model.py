@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from accel.accelerate.onnx_operators import quantized_operators
 from accel.accelerate.openvino_graph import quantized_in
 from accel.accelerate.openvino_model import CompiledRunner, OpenVino
-from accel.errors import BackendFault, StorageFault
+from accel.errors import BackendFault, DataFault, StorageFault
 from accel.model import OnnxModel, Signature, Target, TensorSpec
 from accel.onnx_file import read
 
@@ -208,3 +208,36 @@ def test_the_compiled_model_is_freed(model: OnnxModel, tmp_path: Path) -> None:
         assert all(reference() is not None for reference in held)
     gc.collect()
     assert all(reference() is None for reference in held)
+
+
+@pytest.mark.parametrize("kind", ["plain", "transposed", "float64"])
+def test_arrays_that_are_filled_again_are_read_again(kind: str, model: OnnxModel, tmp_path: Path) -> None:
+    """From the third call on the same arrays stay bound; one of which OpenVINO had to make a copy must not."""
+    given = inputs()
+    (name, plain), other = next(iter(given.items())), inputs()
+    array = plain.T.copy().T if kind == "transposed" else plain.astype(np.float64) if kind == "float64" else plain.copy()
+    with compiled(model, tmp_path) as runner, compiled(model, tmp_path) as fresh:
+        for call in range(6):
+            array[...] = plain * (call + 1) / 6
+            expected = fresh({name: (plain * (call + 1) / 6).astype(plain.dtype)})[0]
+            np.testing.assert_array_equal(runner({name: array})[0], expected)
+        assert bool(runner._bound) == (kind == "plain")
+        np.testing.assert_array_equal(runner(other)[0], fresh(other)[0])
+        array[...] = -plain
+        np.testing.assert_array_equal(runner({name: array})[0], fresh({name: -plain})[0])
+
+
+def test_bound_arrays_are_checked_like_any_others(model: OnnxModel, tmp_path: Path) -> None:
+    given = inputs()
+    with compiled(model, tmp_path) as runner:
+        for _ in range(4):
+            first = runner(given)[0]
+        assert runner._bound
+        kept = first.copy()
+        next(iter(given.values()))[...] = 0
+        runner(given)
+        np.testing.assert_array_equal(first, kept)  # the caller's to keep
+        with pytest.raises(DataFault, match="stranger"):
+            runner({**given, "stranger": np.zeros(1, np.float32)})
+    with pytest.raises(BackendFault, match="closed"):
+        runner(given)

@@ -119,3 +119,49 @@ def test_rows_of_metrics() -> None:
 )
 def test_student_quantile(freedom: int, quantile: float) -> None:
     assert student_95(freedom) == pytest.approx(quantile, abs=2e-5)
+
+
+def test_right_or_wrong_metrics_are_tested_and_resampled() -> None:
+    right = np.r_[np.ones(900), np.zeros(100)]
+    worse = right.copy()
+    worse[:12] = 0
+    worse[990:] = 1
+    (found,) = metrics({"top1": score(worse)}, {"top1": score(right)}, samples=1000)
+    assert found.mcnemar is not None
+    assert (found.mcnemar.gained, found.mcnemar.lost) == (10, 12)
+    assert found.mcnemar.p_value == pytest.approx(0.8318, abs=1e-4)
+    assert found.bootstrap is not None
+    assert found.difference is not None
+    assert found.bootstrap.value == pytest.approx(found.difference.value)
+    assert bounds(found.bootstrap) == pytest.approx(bounds(found.difference), abs=0.002)
+
+
+def test_graded_metrics_are_resampled_and_not_tested() -> None:
+    theirs = np.linspace(0.2, 0.9, 50)
+    (found,) = metrics({"own": score(theirs - 0.1 * theirs)}, {"own": score(theirs)}, samples=50)
+    assert found.mcnemar is None
+    assert found.bootstrap is not None
+    low, high = bounds(found.bootstrap)
+    assert low < -0.055 < high < 0
+
+
+def test_a_number_of_the_whole_split_is_neither() -> None:
+    for ours, theirs in [(Score(0.5), Score(0.75)), (score([1, 0]), Score(0.75)), (Score(0.5), score([1, 1]))]:
+        (found,) = metrics({"f1": ours}, {"f1": theirs}, samples=2)
+        assert (found.mcnemar, found.bootstrap) == (None, None)
+
+
+def test_the_reference_itself_has_neither() -> None:
+    (found,) = metrics({"top1": score([1, 0])}, None, samples=2)
+    assert (found.mcnemar, found.bootstrap) == (None, None)
+
+
+def test_rows_over_other_samples_are_a_fault() -> None:
+    with pytest.raises(DataFault, match="metric top1: scores"):
+        metrics({"top1": score([1, 0, 1])}, {"top1": score([1, 0])}, samples=3)
+
+
+def test_a_sample_that_is_no_number_is_a_fault() -> None:
+    odd = Score(value=0.5, per_sample=np.array([1.0, math.inf]))
+    with pytest.raises(DataFault, match="metric own: a sample's value"):
+        metrics({"own": odd}, {"own": odd}, samples=2)

@@ -20,3 +20,17 @@ def test_a_row_that_failed_says_why(report: Report) -> None:
     assert "failed" in line
     assert "<died>" not in line
     assert line.count("|") - line.count("\\|") == 7
+
+
+def test_gates_are_in_the_line_below(full_report: Report) -> None:
+    assert brief(full_report).endswith("quiet. PASS 2/2 gates.\n")
+
+
+def test_unstable_is_a_word(report: Report) -> None:
+    result = report.rows[2]
+    assert result.latency is not None
+    speedups = [found.model_copy(update={"unstable": "drift"}) for found in result.speedups]
+    latency = result.latency.model_copy(update={"unstable": "bursts"})
+    row = result.model_copy(update={"latency": latency, "speedups": speedups})
+    line = brief(report.model_copy(update={"rows": [*report.rows[:2], row]})).splitlines()[4]
+    assert "| unstable (bursts) | unstable (drift) |" in line

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from math import comb
 
 import numpy as np
@@ -9,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from accel.benchmarks.schedule import LOOKS
 from accel.benchmarks.statistics import (
+    CONFIDENCE,
     discardable,
     early_stopping_percentile,
     latency,
@@ -18,22 +19,57 @@ from accel.benchmarks.statistics import (
     speedup,
     turn_medians,
 )
-from interval_coverage import TRUTH, comparison, drift, percentile_interval, simulated
+from accel.report import Estimate
+from interval_coverage import TRUTH, clear, comparison, drift, ends, percentile_interval, sequential, simulated
 
 Floats = NDArray[np.float64]
 
 
-@pytest.mark.parametrize("kind", ["quiet", "heavy tails", "spikes"])
-@pytest.mark.parametrize(("restarts", "rounds"), [(5, 6), (10, 6)])
-def test_interval_holds_the_truth_19_times_in_20(kind: str, restarts: int, rounds: int) -> None:
+@pytest.mark.parametrize("kind", ["quiet", "heavy tails", "spikes", "shared core"])
+@pytest.mark.parametrize(("restarts", "rounds"), [(5, 6), (10, 12)])
+def test_interval_holds_the_truth_as_often_as_it_says(kind: str, restarts: int, rounds: int) -> None:
     generator = np.random.default_rng(2026)
-    held = 0
-    for _ in range(200):
-        found = ratio(*comparison(generator, kind, restarts, rounds), resamples=1000)
-        assert found.low is not None
-        assert found.high is not None
-        held += found.low <= TRUTH <= found.high
-    assert 0.90 <= held / 200 <= 0.99
+    held = {0.95: 0, CONFIDENCE: 0}
+    for _ in range(400):
+        slow, fast = comparison(generator, kind, restarts, rounds)
+        for confidence in held:
+            low, high = ends(ratio(slow, fast, confidence=confidence))
+            held[confidence] += low <= TRUTH <= high
+    assert 0.92 <= held[0.95] / 400 <= 0.985
+    assert held[CONFIDENCE] / 400 >= 0.975
+
+
+@pytest.mark.parametrize("kind", ["quiet", "spikes"])
+def test_whoever_stops_at_the_worst_look_is_still_right_19_times_in_20(kind: str) -> None:
+    """Stopping as soon as the interval misses the truth is the worst that stopping can do: no rule of ours does more harm."""
+
+    def misses(found: Estimate) -> bool:
+        low, high = ends(found)
+        return not low <= 1 <= high
+
+    found = sequential(kind, 1.0, misses, 500, most=LOOKS[-1])
+    assert found.held >= 0.935  # 0.955 in long simulations, minus two standard errors of this one
+
+
+def test_looking_with_a_plain_95_percent_interval_would_not_do() -> None:
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(300):
+        slow, fast = comparison(generator, "quiet", LOOKS[-1], 6, 1.0)
+        intervals = [ends(ratio(slow[:count], fast[:count], confidence=0.95)) for count in LOOKS]
+        wrong += any(not low <= 1 <= high for low, high in intervals)
+    assert wrong / 300 > 0.10
+
+
+@pytest.mark.parametrize("kind", ["quiet", "heavy tails", "spikes"])
+def test_a_model_is_not_called_slower_than_itself_and_one_slowed_by_5_percent_is(kind: str) -> None:
+    """The acceptance of issue 5, simulated: a gate at 3 %, eight restarts at most."""
+    same, slowed = (sequential(kind, truth, clear, 200, most=8) for truth in (1.0, 1.05))
+    assert same.above <= 0.005
+    assert same.below >= 0.95
+    assert same.held >= 0.97
+    assert slowed.above >= (0.93 if kind == "quiet" else 0.75)
+    assert slowed.below <= 0.005
 
 
 @pytest.mark.parametrize("restarts_too", [False, True])
@@ -68,7 +104,7 @@ def test_median_of_paired_rounds_is_steady_under_drift_and_under_spikes() -> Non
         for _ in range(300):
             common = drift(generator, 5, 6)
             ours, theirs = (common * simulated(generator, kind, 5, 6) for _ in range(2))
-            errors["paired median"].append(float(np.log(ratio(ours, theirs, resamples=2).value)))
+            errors["paired median"].append(float(np.log(ratio(ours, theirs).value)))
             errors["unpaired medians"].append(float(np.log(np.median(ours) / np.median(theirs))))
             errors["unpaired means"].append(float(np.log(ours.mean() / theirs.mean())))
             errors["paired mean"].append(float(np.mean(np.log(ours) - np.log(theirs))))
@@ -78,15 +114,6 @@ def test_median_of_paired_rounds_is_steady_under_drift_and_under_spikes() -> Non
     assert spikes["paired median"] < 0.5 * min(spikes["paired mean"], spikes["unpaired means"]), spread
 
 
-def test_bootstrap_is_quick() -> None:
-    generator = np.random.default_rng(0)
-    ours, theirs = (simulated(generator, "quiet", 5, 12) for _ in range(2))
-    ratio(ours, theirs)
-    started = time.process_time()
-    ratio(ours, theirs)
-    assert time.process_time() - started < 0.3
-
-
 TIMES = st.lists(st.lists(st.integers(1, 10**10), min_size=5, max_size=5), min_size=5, max_size=5)
 
 
@@ -94,7 +121,7 @@ TIMES = st.lists(st.lists(st.integers(1, 10**10), min_size=5, max_size=5), min_s
 @given(TIMES, TIMES)
 def test_ratio_is_inside_its_interval_and_turns_over(ours: list[list[int]], theirs: list[list[int]]) -> None:
     a, b = np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
-    forth, back = ratio(a, b, resamples=200), ratio(b, a, resamples=200)
+    forth, back = ratio(a, b), ratio(b, a)
     assert forth.low is not None
     assert forth.high is not None
     assert back.low is not None
@@ -109,7 +136,7 @@ def test_ratio_is_inside_its_interval_and_turns_over(ours: list[list[int]], thei
 @given(TIMES, st.floats(0.01, 100))
 def test_ratio_follows_the_scale(times: list[list[int]], factor: float) -> None:
     base = np.array(times, dtype=np.float64) + 1e3
-    found = ratio(base * factor * 1e3, base * 1e3, resamples=50)
+    found = ratio(base * factor * 1e3, base * 1e3)
     assert found.value == pytest.approx(factor)
     assert found.low == pytest.approx(factor)
     assert found.high == pytest.approx(factor)
@@ -199,6 +226,42 @@ def test_latency_of_a_row() -> None:
     assert found.min_ms == pytest.approx(1.0)
     assert found.p90_ms is not None
     assert found.p99_ms is None
+
+
+def test_latency_says_what_each_restart_found() -> None:
+    rows = [[[int(1e6 * (1 + 0.01 * restart))] * 4 for _ in range(5)] for restart in range(6)]
+    found = latency(rows)
+    assert found.restart_p50_ms == pytest.approx([1.0, 1.01, 1.02, 1.03, 1.04, 1.05])
+    assert found.p50_low_ms is not None
+    assert found.p50_high_ms is not None
+    assert 0.97 < found.p50_low_ms <= found.p50_ms <= found.p50_high_ms < 1.08
+    assert len(found.quantiles_ms) == 101
+    assert (found.quantiles_ms[0], found.quantiles_ms[-1]) == (pytest.approx(found.min_ms), pytest.approx(1.05))
+    assert found.quantiles_ms == sorted(found.quantiles_ms)
+    assert found.unstable is None
+
+
+def test_latency_of_few_restarts_has_no_interval() -> None:
+    found = latency(turns(1_000_000)[:3])
+    assert (found.p50_low_ms, found.p50_high_ms, found.unstable) == (None, None, None)
+
+
+def test_p50_lies_in_its_interval_whatever_restarts_look_like() -> None:
+    """Most queries are in one fast restart: the median of all of them is not the middle of the restarts' medians."""
+    rows = [[[1_000_000] * (1000 if restart == 0 else 1) for _ in range(5)] for restart in range(5)]
+    rows[1:] = [[[1_100_000] for _ in range(5)] for _ in range(4)]
+    found = latency(rows)
+    assert found.p50_low_ms is not None
+    assert found.p50_high_ms is not None
+    assert found.p50_low_ms <= found.p50_ms <= found.p50_high_ms
+
+
+def test_a_ratio_that_is_known_to_15_percent_only_is_called_unstable() -> None:
+    wild = [[[int(1e6 * (1 + 0.03 * restart))] for _ in range(5)] for restart in range(5)]
+    found = speedup(wild, "fp32", turns(1_000_000))
+    assert found.unstable is not None
+    assert "after 5 restarts" in found.unstable
+    assert speedup(turns(1_000_000), "fp32", turns(2_000_000)).unstable is None
 
 
 def test_speedup_is_above_one_for_the_faster_row() -> None:

@@ -97,3 +97,42 @@ def test_rows_that_were_not_measured(report: Report, terminal: bool) -> None:
     assert "skipped: no NPU" in text
     assert "failed: no NPU" in text
     assert "bare" in text
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_gates_scenarios_and_conditions_are_told(full_report: Report, width: int) -> None:
+    good, bad, unclear = (
+        full_report.gates[0].model_copy(update={"name": name, "verdict": verdict, "failed": verdict == "fail", "text": "why"})
+        for name, verdict in (("size ort", "pass"), ("top1 ort", "fail"), ("p50 ort", "inconclusive"))
+    )
+    text = without_colour(printed(full_report.model_copy(update={"gates": [good, bad, unclear]}), width))
+    flowing = re.sub(r"\s+", " ", text)
+    assert flowing.startswith("FAIL 1 of 3 gates (top1 ort): 2.13x faster ")
+    for line in ("PASS size ort: why", "FAIL top1 ort: why", "INCONCLUSIVE p50 ort: why"):
+        assert line in flowing
+    for fact in (
+        "digits-int8, offline, batch 8, 2 threads, 1 stream: 4,321/s (CI 4,200 to 4,400), speed 1.90x (CI 1.80 to 2.00)",
+        "digits-int8, server, batch 1, 1 thread, 1 stream: up to 900/s, p99 within 4.20 ms, p50 0.500 ms, p99 4.10 ms",
+        "multi stream, batch 1, 1 thread, 1 stream: not measured: the file has a batch of one",
+        "warning: the machine was busy",
+    ):
+        assert fact in flowing, fact
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_unstable_figures_are_a_word(full_report: Report, width: int) -> None:
+    result = full_report.rows[2]
+    assert result.latency is not None
+    row = result.model_copy(
+        update={
+            "latency": result.latency.model_copy(update={"unstable": "bursts"}),
+            "speedups": [found.model_copy(update={"unstable": "drift"}) for found in result.speedups],
+            "points": [result.points[0].model_copy(update={"unstable": "bursts"})],
+        }
+    )
+    text = without_colour(printed(full_report.model_copy(update={"rows": [*full_report.rows[:2], row], "gates": []}), width))
+    flowing = re.sub(r"[│\s]+", " ", text)
+    for fact in ("unstable (bursts)", "unstable (drift)", "1 stream: unstable (bursts)"):
+        assert fact in flowing, flowing
+    for number in ("0.420 ms", "2.13x (", "4,321"):
+        assert number not in flowing

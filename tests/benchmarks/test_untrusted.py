@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.benchmarks.untrusted import fenced, lines, markdown, plain, visible
+from accel.benchmarks.untrusted import fenced, key, lines, markdown, plain, summary, visible
 
 # fault 31, one case for each kind of injection
 HTML = "<img src=x onerror=alert(1)><script>alert(1)</script>"
@@ -116,3 +116,27 @@ def test_nothing_gets_through(text: str) -> None:
     assert re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", lines(text)) is None
     assert not any(line.lstrip().startswith("::") for line in lines(text).split("\n"))
     assert re.search(r"##\w*\[", lines(text)) is None
+
+
+def test_addresses_without_a_scheme_are_no_links() -> None:
+    assert "www." not in markdown("see www.example.com and WWW.example.com").lower()
+
+
+@pytest.mark.parametrize(
+    "text", ["</summary><h1>", "[a](b)", "@me", "**b**", "`x`", "a | b", "::error::x", "##[error]x", "\x1b[1m"]
+)
+def test_the_line_of_a_fold_holds_neither_html_nor_markdown(text: str) -> None:
+    shown = summary(text)
+    assert not re.search(r"[<>\[\]*`|@](?!&#8203;)|::|##\w*\[|\x1b", shown)
+    assert len(summary("x" * 10_000)) == 120
+
+
+def test_names_of_series_hold_no_markup() -> None:
+    assert key("a`b|c<d>&e\\f") == "a b c d e f"
+    assert key("\x00\n`|") != ""
+    assert key("`|`") == key("") == "unnamed"
+    assert len(key("x" * 10_000)) == 120
+
+
+def test_characters_that_xml_forbids_are_spelled_out() -> None:
+    assert visible("a\x0b\ufffe\uffff") == "a\\x0b\\ufffe\\uffff"

@@ -5,8 +5,17 @@ import sys
 
 import pytest
 
-from accel.benchmarks.verdict import best_result, fastest_fp32, own_baseline, verdict, yardstick, yardstick_name
-from accel.report import Estimate, Latency, Noise, Precision, Row, Speedup
+from accel.benchmarks.verdict import (
+    best_result,
+    compared,
+    fastest_fp32,
+    own_baseline,
+    speedup,
+    verdict,
+    yardstick,
+    yardstick_name,
+)
+from accel.report import Estimate, Latency, Noise, Precision, Report, Row, Speedup
 
 
 def test_the_line(measured: list[Row]) -> None:
@@ -184,7 +193,11 @@ def test_noise_is_said(measured: list[Row], state: str, said: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["verdict", "markdown", "terminal", "manifest", "snippet", "schedule", "environment", "size"]
+    "module",
+    [
+        *("verdict", "markdown", "terminal", "junit", "bench_json", "github", "renderings", "brief"),
+        *("manifest", "snippet", "schedule", "environment", "size"),
+    ],
 )
 def test_light(module: str) -> None:
     """What the command line imports brings no numpy, torch or runtime."""
@@ -194,3 +207,40 @@ def test_light(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def unstable(row: Row, **ratios: str) -> Row:
+    """``row`` with its latency and its ratios to the rows named called unstable."""
+    speedups = [found.model_copy(update={"unstable": ratios.get(found.vs.replace("-", "_"))}) for found in row.speedups]
+    return row.model_copy(update={"speedups": speedups})
+
+
+def test_no_speedup_is_claimed_from_an_unstable_ratio(measured: list[Row]) -> None:  # fault 48
+    measured[2] = unstable(measured[2], digits_fp32="it drifted")
+    text = verdict(measured).text
+    assert text.startswith("speed unstable (it drifted), 3.9x smaller")
+    assert "2.13" not in text
+    assert "faster" not in text
+    assert speedup(measured[2], measured[1]) is None
+    assert compared(measured[2], measured[1]) is not None
+
+
+def test_a_stable_result_goes_before_an_unstable_one(measured: list[Row]) -> None:
+    quick = measured[2].model_copy(
+        update={"name": "quick", "speedups": [Speedup(vs="digits-fp32", ratio=Estimate(value=9.0), unstable="bursts")]}
+    )
+    assert verdict([*measured, quick]).row == "digits-int8"
+    assert verdict([*measured[:2], quick]).row == "quick"
+
+
+def test_an_unstable_median_is_no_number(measured: list[Row]) -> None:
+    row = with_ratio(measured, None)[2]
+    assert row.latency is not None
+    row = row.model_copy(update={"latency": row.latency.model_copy(update={"unstable": "bursts"})})
+    assert verdict([*measured[:2], row]).text.startswith("latency unstable (bursts), 3.9x smaller")
+    assert verdict([row.model_copy(update={"role": "baseline"})]).text.startswith("latency unstable (bursts): ")
+
+
+def test_limits_stand_beside_the_figures(measured: list[Row], full_report: Report) -> None:
+    text = verdict(measured, gates=full_report.gates).text
+    assert "top-1 -0.40 points (CI -0.70 to -0.10) (limit: at most 1.00 points below digits-fp32): digits-int8" in text

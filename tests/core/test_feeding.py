@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from accel.errors import DataFault
 from accel.feeding import in_float16
 from accel.model import TensorSpec
-from accel.rebuilding import Sample
+from accel.timed_inputs import Sample
 
 SPECS = (TensorSpec("image", ("n", 2), "float16"), TensorSpec("mask", ("n",), "float32"), TensorSpec("ids", ("n",), "int64"))
 

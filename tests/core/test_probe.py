@@ -20,7 +20,7 @@ from accel.errors import BackendFault, DataFault, PassFault, UsageError, WorkerF
 from accel.model import OnnxModel, Signature, Target, TensorSpec, TorchModel
 from accel.onnx_file import read
 from accel.probe import CALIBRATION_SAMPLES, FEWEST_ROUNDS, ROUNDS, TargetProbe
-from accel.rebuilding import Sample
+from accel.timed_inputs import Sample
 
 torch.set_num_threads(1)
 

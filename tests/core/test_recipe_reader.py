@@ -216,7 +216,7 @@ passes:
 targets:
   - backend: onnxruntim
   - {backend: openvino, precision: int8}
-benchmark: {restarts: 2, threads: [1, 2]}
+benchmark: {restarts: 2, threads: [1, 0]}
 output_dir: ../../etc
 """
     found = problems(home, text)
@@ -229,7 +229,7 @@ output_dir: ../../etc
         (11, 50),
         (14, 36),
         (15, 23),
-        (15, 35),
+        (15, 39),
         (16, 13),
     ]
     says = " | ".join(problem.message for problem in found)
@@ -242,7 +242,7 @@ output_dir: ../../etc
         "found 1.5, allowed: a whole number",
         "INT8 comes from a pass",
         "must be greater than or equal to 5",
-        "at most 1",
+        "must be greater than 0",
         "leaves the recipe's folder",
     ):
         assert part in says, part
@@ -258,7 +258,8 @@ output_dir: ../../etc
         ("data: {validation: {arrays: {path: data.npz, label: y}}}", "did you mean 'labels'?"),
         ("passes: [{type: quantize, calibration: {metod: minmax}}]", "did you mean 'method'?"),
         ("passes: [{type: quantize, aproach: static}]", "did you mean 'approach'?"),
-        ("gates: []", "unknown key 'gates'; allowed: version, name"),
+        ("gate: []", "unknown key 'gate'; did you mean 'gates'?"),
+        ("gates: [{metric: size_bytes, max_dorp: 0}]", "did you mean 'max_drop'?"),
     ],
 )
 def test_an_unknown_key_is_an_error_with_did_you_mean(home: Path, line: str, says: str) -> None:
@@ -311,7 +312,10 @@ def test_a_value_out_of_range_is_refused(home: Path, line: str, says: str) -> No
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("benchmark: {scenario: singlestream}", "allowed: single_stream; did you mean 'single_stream'?"),
+        (
+            "benchmark: {scenario: singlestream}",
+            "allowed: single_stream, multi_stream, offline, server; did you mean 'single_stream'?",
+        ),
         ("benchmark: {percentiles: [95]}", "found 95, allowed: 50, 90 or 99"),
         ("report: {formats: [pdf]}", "found 'pdf', allowed: json, md"),
         ("task: {type: image_clasification}", "did you mean 'image_classification'?"),
@@ -491,3 +495,62 @@ def test_reading_a_recipe_imports_nothing_heavy(home: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+JUDGED = SMALL + "task: {type: image_classification}\ndata: {validation: {arrays: data.npz}}\n"
+
+
+def test_gates_are_read_with_their_places(home: Path) -> None:
+    text = JUDGED + "gates:\n  - {metric: top1, max_drop: 0.01}\n  -   metric: latency\n      tolerable_loss: 0.05\n"
+    found = recipe(home, text)
+    assert [(gate.metric, gate.max_drop) for gate in found.gates] == [("top1", 0.01), ("latency", 0.05)]
+    assert found.gate_places == ((7, 5), (8, 7))
+    assert "gates.1: took 'tolerable_loss' for 'max_drop'" in found.notes
+    assert from_document(found.document(), path=found.path) == found
+    assert from_document(found.document(), path=found.path).gate_places == ((0, 0), (0, 0))
+    assert recipe(home, JUDGED, "gates=[{metric: top1, min: 0.5}]").gate_places == ((0, 0),)
+
+
+@pytest.mark.parametrize(
+    ("gate", "column", "says"),
+    [
+        ("{metric: size_bytes}", 9, "takes exactly one of max, min, max_drop, min_improvement; found none"),
+        ("{metric: size_bytes, max: 1, min: 0}", 9, "found max and min"),
+        ("{metric: latancy, max: 1}", 18, "no metric is called 'latancy'; allowed: top1, top5, latency_p50_ms"),
+        ("{metric: top5x, max: 1}", 18, "did you mean 'top5'?"),
+        ("{metric: top1, max_drop: 1}", 34, "top1 is a fraction: 0.01 is one percentage point"),
+        ("{metric: top1, min: 87}", 29, "allowed: 0 to 1 (0.87 is 87 %)"),
+        ("{metric: sqnr_db, max_drop: 3}", 18, "already compares with the reference row"),
+        ("{metric: latency, min_improvement: 0.5}", 44, "2.0 is twice as good"),
+        ("{metric: throughput, min: 3}", 18, "add it to benchmark.scenario"),
+        ("{metric: latency_p99, max: 3}", 18, "add 99 to benchmark.percentiles"),
+        ("{metric: size, max: 3, target: onxruntime}", 40, "did you mean 'onnxruntime'?"),
+        ("{metric: size, max_drop: 0, vs: basline}", 41, "did you mean 'baseline'?"),
+        ("{metric: size, max_drop: 0, vs: gone.json}", 41, "there is no such file"),
+        ("{metric: size, max_drop: 0, vs: ../main.json}", 41, "leaves the recipe's folder"),
+        ("{metric: size, max_drop: 0, vs: out/recipe/targets/r.json}", 41, "lies in the results, which the run replaces"),
+        ("{metric: size, max: 0, vs: baseline}", 36, "does not go with max"),
+        ("{metric: size, max: 0, drop_type: relative}", 43, "does not go with max"),
+        ("{metric: size, max: .nan}", 29, "not a finite number"),
+        ("{metric: size, max_drop: -1}", 34, "must be greater than or equal to 0"),
+    ],
+)
+def test_a_gate_that_cannot_be_meant_is_refused_at_its_place(home: Path, gate: str, column: int, says: str) -> None:
+    (home / "out/recipe/targets").mkdir(parents=True)
+    (home / "out/recipe/targets/r.json").touch()
+    problem = next(one for one in problems(home, JUDGED + f"benchmark: {{percentiles: [50]}}\ngates: [{gate}]\n"))
+    assert says in problem.message
+    assert (problem.line, problem.column) == (7, column)
+
+
+def test_a_gate_on_accuracy_needs_data_to_judge_it(home: Path) -> None:
+    text = SMALL + "task: {type: image_classification}\ngates: [{metric: top1, min: 0.5}]\n"
+    assert "add data.validation" in one(home, text).message
+    assert "no metric is called 'top1'" in one(home, SMALL + "gates: [{metric: top1, min: 0.5}]\n").message
+
+
+def test_a_gate_may_compare_with_the_report_that_the_run_replaces(home: Path) -> None:
+    (home / "out/recipe").mkdir(parents=True)
+    (home / "out/recipe/report.json").touch()
+    found = recipe(home, SMALL + "gates: [{metric: size, max_drop: 0, vs: out/recipe/report.json}]\n")
+    assert found.gates[0].vs == "out/recipe/report.json"

@@ -18,9 +18,9 @@ from accel import engine_file
 from accel.accelerate.onnxruntime_optimizers import NOTE
 from accel.imports import ImportPolicy
 from accel.model import Target
-from accel.rebuilding import Sample
 from accel.recipe.reader import read
 from accel.serving import Session
+from accel.timed_inputs import Sample
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Project
@@ -71,7 +71,13 @@ def scored(project: Project, target: Target, model: Mapping[str, Any]) -> tuple[
     folder = project.folder / f"session {target.name}"
     folder.mkdir(exist_ok=True)
     session = Session(
-        lambda event: None, read(project.recipe), ImportPolicy(project.folder), target, model, folder, Sample(None, 2, 0)
+        lambda event: None,
+        lambda: read(project.recipe),
+        ImportPolicy(project.folder),
+        target,
+        model,
+        folder,
+        Sample(None, 2, 0),
     )
     session.compile()
     score = session.score()

@@ -17,7 +17,7 @@ from accel.onnx_graph import graphs, quantization
 _FLOAT = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcFusedConv"}
 )
-_INT8 = frozenset(
+INT8_OPERATORS = frozenset(
     {
         "QLinearConv", "QLinearConvTranspose", "QLinearMatMul", "QGemm", "ConvInteger", "ConvTransposeInteger",
         "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
@@ -53,9 +53,9 @@ def executed_operators(path: Path) -> Counts:
             precision = _precision(node, types)
             if precision is not None and node.op_type in _FLOAT:
                 heavy[precision] += 1
-            elif precision is not None and node.op_type not in _CONVERSIONS | _INT8:
+            elif precision is not None and node.op_type not in _CONVERSIONS | INT8_OPERATORS:
                 other[precision] += 1
-    int8 = sum(count for name, count in operators.items() if name in _INT8)
+    int8 = sum(count for name, count in operators.items() if name in INT8_OPERATORS)
     return Counts(operators, int8, heavy or other)
 
 

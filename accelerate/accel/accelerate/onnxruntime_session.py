@@ -19,7 +19,7 @@ from accel.accelerate.onnxruntime_providers import CPU, CUDA, OF_DEVICE, TELLS_N
 from accel.accelerate.options import Choice, Flag, Option, check
 from accel.accelerate.precision import executed
 from accel.accelerate.shipping import require_onnx, ship
-from accel.contracts import ExecutedPrecision, Progress, QuantizationProfile, silent
+from accel.contracts import ExecutedPrecision, LayerProfile, Progress, QuantizationProfile, silent
 from accel.errors import BackendFault, MissingBackend
 from accel.model import Model, OnnxModel, Signature, Target
 
@@ -129,6 +129,26 @@ class OnnxRuntime:
 
     def compile(self, model: Model, target: Target, cache: Path) -> SessionRunner:
         """``cache`` keeps nothing: a session is built from the shipped file each time, so that the time it takes is true."""
+        plan, signature = self._planned(model, target)
+        session, notes = plan.open()
+        return SessionRunner(
+            session, signature, plan, cache, notes + onnxruntime_providers.notes(target, session.get_providers())
+        )
+
+    def profile(self, model: Model, target: Target, inputs: Mapping[str, Array], *, queries: int, cache: Path) -> LayerProfile:
+        """From the library's own profile; times are whole microseconds."""
+        from accel.accelerate.layer_nodes import of_file
+        from accel.accelerate.onnxruntime_profile import WARMUP, layer_profile
+
+        plan, signature = self._planned(model, target)
+        check_inputs(signature, inputs)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix="profile-") as folder:
+            text = plan.profiled(Path(folder), inputs, WARMUP + queries)
+        return layer_profile(text, of_file(plan.path))
+
+    def _planned(self, model: Model, target: Target) -> tuple[SessionPlan, Signature]:
+        """How a session of ``model`` is made, and what it takes and gives then."""
         file = require_onnx(model, self.name)
         self.check_options(target)
         require(LIBRARY)
@@ -143,11 +163,7 @@ class OnnxRuntime:
             axis = batch_axis(signature, target.batch)
             if axis is not None:
                 signature, fixed = fix_axis(signature, axis, target.batch), {axis: target.batch}
-        plan = SessionPlan(file.path, self.runtime_settings_for(target, file.path), target, fixed)
-        session, notes = plan.open()
-        return SessionRunner(
-            session, signature, plan, cache, notes + onnxruntime_providers.notes(target, session.get_providers())
-        )
+        return SessionPlan(file.path, self.runtime_settings_for(target, file.path), target, fixed), signature
 
 
 class SessionPlan:
@@ -175,7 +191,7 @@ class SessionPlan:
                 f"onnxruntime: {', '.join(absent)} asked for, but this build has only {', '.join(here)}; "
                 "install a build that has it, or set options.allow_fallback: true"
             )
-        asked = self._asked([provider for provider in self._providers if provider in here] or [CPU])
+        asked = self._asked(self._here())
         settings = self._settings()
         watched = asked.providers != (CPU,)
         if watched and TELLS_NODES in dir(onnxruntime.InferenceSession):
@@ -196,10 +212,27 @@ class SessionPlan:
         settings.optimized_model_filepath = str(path)
         settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", path.name + ".data")
         settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        self._session(settings, self._asked(self._here()))
+
+    def profiled(self, folder: Path, inputs: Mapping[str, Array], runs: int) -> str:
+        """What the library writes of ``runs`` inferences in a session of this plan. ``folder``: where it writes meanwhile."""
+        settings = self._settings()
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(folder / "profile")
+        session = self._session(settings, self._asked(self._here()))
+        try:
+            for _ in range(runs):
+                session.run(None, inputs)
+            return Path(session.end_profiling()).read_text(encoding="utf-8", errors="replace")
+        except Exception as error:  # the library's errors have no common class
+            raise BackendFault(f"{self.path.name}: onnxruntime failed while profiling: {shortened(str(error))}") from error
+
+    def _here(self) -> list[str]:
+        """The providers of the plan that this build has."""
         import onnxruntime
 
         here = onnxruntime.get_available_providers()
-        self._session(settings, self._asked([provider for provider in self._providers if provider in here] or [CPU]))
+        return [provider for provider in self._providers if provider in here] or [CPU]
 
     def _asked(self, providers: Sequence[str]) -> Asked:
         import onnxruntime

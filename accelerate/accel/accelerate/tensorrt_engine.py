@@ -11,12 +11,13 @@ from accel import engine_file
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.engines import options as tensorrt_options
 from accel.accelerate.shipping import require_onnx
-from accel.contracts import Progress, QuantizationProfile, silent
+from accel.contracts import LayerProfile, Progress, QuantizationProfile, silent
 from accel.errors import MissingBackend
 from accel.model import Model, OnnxModel, Target
 
 if TYPE_CHECKING:
     from accel.accelerate.engines.run import EngineRunner
+    from accel.contracts import Array
 
 
 class TensorRt:
@@ -94,3 +95,9 @@ class TensorRt:
         from accel.accelerate.engines.run import open_engine
 
         return open_engine(file.path, file.signature, target)
+
+    def profile(self, model: Model, target: Target, inputs: Mapping[str, Array], *, queries: int, cache: Path) -> LayerProfile:
+        """From the engine inspector and the library's own profiler."""
+        with self.compile(model, target, cache) as runner:
+            runner(inputs)  # its shapes are those that are profiled
+            return runner.profile(queries)

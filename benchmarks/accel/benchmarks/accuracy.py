@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from accel.benchmarks import bootstrap
+from accel.benchmarks.mcnemar import mcnemar
 from accel.contracts import Score
 from accel.errors import DataFault
-from accel.report import Estimate, Metric
+from accel.report import Estimate, McNemar, Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 RULE_OF_THREE = 3.0
@@ -22,13 +26,15 @@ RULE_OF_THREE = 3.0
 def metrics(scores: Mapping[str, Score], reference: Mapping[str, Score] | None, samples: int) -> list[Metric]:
     """One Metric for each score, in order; ``samples`` counts those of a score without values per sample.
 
-    ``reference`` is None for the reference row itself. DataFault for a metric that is not a finite number.
+    ``reference`` is None for the reference row itself. DataFault for a metric that is not a finite number, or does not score
+    the reference's samples.
     """
     rows = []
     for name, score in scores.items():
         if not math.isfinite(score.value):
             raise DataFault(f"metric {name}: the value is {score.value}; a metric must be a finite number, look at its inputs")
         other = None if reference is None else reference.get(name)
+        pair = _paired(name, score, other)
         rows.append(
             Metric(
                 name=name,
@@ -36,9 +42,29 @@ def metrics(scores: Mapping[str, Score], reference: Mapping[str, Score] | None, 
                 n=samples if score.per_sample is None else len(score.per_sample),
                 higher_is_better=score.higher_is_better,
                 difference=None if other is None else difference(score, other),
+                bootstrap=None if pair is None else bootstrap.paired(*pair),
+                mcnemar=None if pair is None else _right_or_wrong(*pair),
             )
         )
     return rows
+
+
+def _paired(name: str, score: Score, reference: Score | None) -> tuple[Floats, Floats] | None:
+    """The values per sample of both, (n,) each; None where one has none: such a metric is a number of the whole split alone."""
+    if reference is None or score.per_sample is None or reference.per_sample is None:
+        return None
+    ours, theirs = (np.asarray(each.per_sample, dtype=np.float64) for each in (score, reference))
+    if ours.shape != theirs.shape or ours.ndim != 1:
+        raise DataFault(
+            f"metric {name}: scores {ours.shape} samples where the reference has {theirs.shape}; are both one split?"
+        )
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        raise DataFault(f"metric {name}: a sample's value is not a finite number; look at its inputs")
+    return ours, theirs
+
+
+def _right_or_wrong(ours: Floats, theirs: Floats) -> McNemar | None:
+    return mcnemar(ours, theirs) if _binary(ours) and _binary(theirs) else None
 
 
 def difference(score: Score, reference: Score) -> Estimate:
@@ -71,7 +97,7 @@ def difference(score: Score, reference: Score) -> Estimate:
     return Estimate(value=value, low=min(low, value), high=max(high, value))
 
 
-def _binary(values: NDArray[np.float64]) -> bool:
+def _binary(values: Floats) -> bool:
     return bool(np.all((values == 0) | (values == 1)))
 
 

@@ -101,7 +101,7 @@ def isa_flags(root: Path = Path("/")) -> list[str]:
 def cores(root: Path = Path("/")) -> int:
     """Cores this process may use: the smallest of its affinity and its control groups' quota, at least 1."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for folder in _control_groups(root, "cpu"):
+    for folder in control_groups(root, "cpu"):
         quota, period = "max", "100000"
         if text := _first_line(folder / "cpu.max"):
             quota, _, period = text.partition(" ")
@@ -115,14 +115,14 @@ def cores(root: Path = Path("/")) -> int:
 def memory_bytes(root: Path = Path("/")) -> int:
     """Bytes this process may use: the smallest of the machine's memory and its control groups' limit."""
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for folder in _control_groups(root, "memory"):
+    for folder in control_groups(root, "memory"):
         text = _first_line(folder / "memory.max") or _first_line(folder / "memory.limit_in_bytes") or "max"
         if text.isdigit() and int(text) > 0:
             limit = min(limit, int(text))
     return limit
 
 
-def _control_groups(root: Path, controller: str) -> list[Path]:
+def control_groups(root: Path, controller: str) -> list[Path]:
     """Folders of this process's control group and the groups above it, for version 2 and version 1 of the interface."""
     mount = root / "sys/fs/cgroup"
     found = [mount, mount / controller]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from accel.report import Estimate, Metric, Precision, Row
+from accel.report import Estimate, Gate, Latency, Metric, Precision, Row, Speedup
 
 NONE = "–"
+NAMED = 3
+"""Gates that a line names before it counts the rest."""
 
 
 def milliseconds(value: float | None) -> str:
@@ -57,10 +59,12 @@ def metric_value(metric: Metric) -> str:
 
 def metric_difference(metric: Metric) -> str:
     """``-0.40 points (CI -0.70 to -0.10)``, or without the bounds where there are none; empty for the reference itself."""
-    found = metric.difference
-    if found is None:
-        return ""
-    fraction = is_fraction(metric.name)
+    return "" if metric.difference is None else difference(metric.name, metric.difference)
+
+
+def difference(metric: str, found: Estimate) -> str:
+    """A difference of ``metric``, with its interval."""
+    fraction = is_fraction(metric)
 
     def number(value: float) -> str:
         text = f"{100 * value:+.2f}" if fraction else f"{value:+.4g}"
@@ -69,6 +73,14 @@ def metric_difference(metric: Metric) -> str:
     text = f"{number(found.value)} points" if fraction else number(found.value)
     if found.low is not None and found.high is not None:
         text += f" (CI {number(found.low)} to {number(found.high)})"
+    return text
+
+
+def estimate(found: Estimate) -> str:
+    """Four significant digits, with the interval: ``1.234 (CI 1.2 to 1.27)``."""
+    text = f"{found.value:.4g}"
+    if found.low is not None and found.high is not None:
+        text += f" (CI {found.low:.4g} to {found.high:.4g})"
     return text
 
 
@@ -104,6 +116,75 @@ def _places(found: Estimate) -> int:
     assert found.low is not None
     assert found.high is not None
     return 2 if f"{found.low:.2f}" != f"{found.high:.2f}" else 3
+
+
+def unstable(reason: str) -> str:
+    """What stands in the place of a number that is not to be relied on."""
+    return f"unstable ({reason})"
+
+
+def p50(latency: Latency | None) -> str:
+    """The median; ``unstable`` with the reason, and no number, where it is not to be relied on."""
+    if latency is not None and latency.unstable is not None:
+        return unstable(latency.unstable)
+    return milliseconds(None if latency is None else latency.p50_ms)
+
+
+def speed(found: Speedup | None) -> str:
+    """:func:`ratio` of a row against another; ``unstable`` with the reason where that is all one may say."""
+    if found is None:
+        return NONE
+    return ratio(found.ratio) if found.unstable is None else unstable(found.unstable)
+
+
+def per_second(found: Estimate | None) -> str:
+    """``1,234/s (CI 1,210 to 1,260)``."""
+    if found is None:
+        return NONE
+    text = f"{_counted(found.value)}/s"
+    if found.low is not None and found.high is not None:
+        text += f" (CI {_counted(found.low)} to {_counted(found.high)})"
+    return text
+
+
+def _counted(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.95 else _significant(value)
+
+
+def count(value: float) -> str:
+    """``40.6 M``: three significant digits in powers of 1000, for operations."""
+    for unit in ("", " k", " M", " G"):
+        if value < 999.5:
+            return f"{value:.0f}" if not unit else f"{_significant(value)}{unit}"
+        value /= 1000
+    return f"{_significant(value)} T"
+
+
+def percent(share: float | None) -> str:
+    """``12 %``; one decimal below 10 %."""
+    if share is None:
+        return NONE
+    return f"{100 * share:.0f} %" if abs(share) >= 0.0995 else f"{100 * share:.1f} %"
+
+
+def p_value(found: float) -> str:
+    return "< 0.001" if found < 0.001 else f"{found:.3f}"
+
+
+def gates_line(gates: Sequence[Gate]) -> str:
+    """``PASS 4/4 gates``, ``FAIL 1 of 4 gates (top1 on ort)`` or ``INCONCLUSIVE 1 of 4 gates (...)``; empty without gates.
+
+    The first word is what the run does: an inconclusive gate that fails the run is among the failed ones.
+    """
+    if not gates:
+        return ""
+    failed = [gate.name for gate in gates if gate.failed]
+    open_ = [gate.name for gate in gates if not gate.failed and gate.verdict == "inconclusive"]
+    word, which = ("FAIL", failed) if failed else ("INCONCLUSIVE", open_)
+    if not which:
+        return f"PASS {len(gates)}/{len(gates)} gates"
+    names = listed([*which[:NAMED], *([f"{len(which) - NAMED} more"] if len(which) > NAMED else [])])
+    return f"{word} {len(which)} of {len(gates)} gates ({names})"
 
 
 def smaller(before: int, after: int) -> str:

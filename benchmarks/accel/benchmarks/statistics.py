@@ -6,20 +6,23 @@ Throughout, the timings of one row are ``turns[restart][round]``: the nanosecond
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.benchmarks import stability
 from accel.benchmarks.schedule import MIN_RESTARTS
+from accel.benchmarks.student import quantile
 from accel.report import Estimate, Latency, Noise, Speedup
 
 Turns = Sequence[Sequence[Sequence[int]]]
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-LEAST_ERROR = 0.5
+CONFIDENCE = 0.99
+"""Of each interval by itself. Restarts are added until intervals are narrow or gates are clear, which up to eight looks decide
+(schedule.LOOKS); an interval of 99 % at each covers 95 % whichever look is the last (Pocock 1977, Biometrika 64, 191-199: 1.2 %
+at each of eight looks spends 5 %; benchmarks/README.md has the simulation)."""
+
 NOISY_BIAS = 0.005
 NOISY_SPREAD = 1.10
 
@@ -31,57 +34,43 @@ def turn_medians(turns: Turns) -> Floats:
     return np.array([[np.median(turn) for turn in rounds] for rounds in turns], dtype=np.float64)
 
 
-def ratio(numerator: Floats, denominator: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """How many times ``numerator`` is ``denominator``, with its 95 % interval.
+def ratio(numerator: Floats, denominator: Floats, *, confidence: float = CONFIDENCE) -> Estimate:
+    """How many times ``numerator`` is ``denominator``, with an interval that holds the truth at least 95 times in 100.
 
     Both are (restarts, rounds), and entry [i, j] of each comes from the same round of the same restart: what disturbs a round
-    disturbs both and cancels. The estimate is the mean over restarts of the median over rounds of the log ratio. The interval
-    is a two-level bootstrap (restarts are resampled, then rounds within each), studentized: each resample is divided by its own
-    standard error over restarts (at least half of the original one), and the 95th percentile of the absolute values says how
-    many standard errors to go either way (Efron and Tibshirani 1993, section 12.5; Davison and Hinkley 1997, section 3.8).
-    That division is what makes five restarts enough: a percentile bootstrap of five covers 85 %, this 93 to 96 %
-    (benchmarks/README.md). ``ratio(b, a)`` is the reciprocal. Fewer than five restarts give no interval.
+    disturbs both and cancels. The estimate is the mean over restarts of the median over rounds of the log ratio; the interval
+    is Student's t over the restarts, which are independent of one another, as rounds are not. ``confidence`` is that of a
+    number of restarts fixed beforehand; the default leaves room for having looked (CONFIDENCE). ``ratio(b, a)`` is the
+    reciprocal. Fewer than five restarts give no interval.
     """
     if numerator.shape != denominator.shape or numerator.ndim != 2 or 0 in numerator.shape:
         raise ValueError(f"timings of shape {numerator.shape} and {denominator.shape} cannot be paired")
     logs = np.log(np.maximum(numerator, 1.0)) - np.log(np.maximum(denominator, 1.0))
-    restarts, rounds = logs.shape
-    by_restart = np.median(logs, axis=1)
-    centre = float(by_restart.mean())
+    return _mean(np.median(logs, axis=1), confidence)
+
+
+def _mean(logs: Floats, confidence: float) -> Estimate:
+    """The geometric mean of one figure per restart, given by its logarithms, with Student's interval."""
+    restarts = logs.size
+    centre = float(logs.mean())
     if restarts < MIN_RESTARTS:
         return Estimate(value=float(np.exp(centre)))
-    error = _standard_error(by_restart)
-    generator = np.random.default_rng(seed)
-    which = generator.integers(restarts, size=(resamples, restarts, 1))
-    when = generator.integers(rounds, size=(resamples, restarts, rounds))
-    resampled = np.median(logs[which, when], axis=2)
-    errors = _standard_error(resampled)
-    away = np.abs(resampled.mean(axis=1) - centre)
-    tiny = np.finfo(np.float64).tiny
-    # Where one restart of five is unlike the others, a third of the resamples miss it and have next to no spread of their own:
-    # without the floor, dividing by that would make the interval of a 2 % outlier reach from 0.01 to 30.
-    floor = float(max(LEAST_ERROR * float(error), tiny))
-    studentized = np.where(away <= 1e-15, 0.0, away / np.maximum(errors, floor))
-    half = float(np.quantile(studentized, CONFIDENCE) * error)
+    half = quantile(confidence, restarts - 1) * float(logs.std(ddof=1)) / float(np.sqrt(restarts))
     return Estimate(value=float(np.exp(centre)), low=float(np.exp(centre - half)), high=float(np.exp(centre + half)))
-
-
-def _standard_error(by_restart: Floats) -> Floats:
-    """Of the mean over the last axis."""
-    count = by_restart.shape[-1]
-    return cast("Floats", by_restart.std(axis=-1, ddof=1) / np.sqrt(count))
 
 
 def speedup(row: Turns, vs_name: str, vs: Turns) -> Speedup:
     """How many times faster ``row`` is than the row ``vs_name``: above 1 is faster."""
-    return Speedup(vs=vs_name, ratio=ratio(turn_medians(vs), turn_medians(row)))
+    found = ratio(turn_medians(vs), turn_medians(row))
+    return Speedup(vs=vs_name, ratio=found, unstable=stability.of_ratio(found, len(row)))
 
 
 def noise(row_name: str, row: Turns, twin: Turns) -> Noise:
     """What the same comparison says of a model and itself.
 
-    ``noisy``: the interval lies more than 0.5 % beside 1, or its ends are more than 10 % apart. (One interval in twenty misses
-    1 by definition; by half a per cent it should not.)
+    ``noisy``: the interval lies more than 0.5 % beside 1, or its ends are more than 10 % apart. (One interval in a hundred
+    misses 1 by definition; by half a per cent it should not.) What the machine did meanwhile does not enter: a busy neighbour
+    that left the timings alone is no noise, and one that did not shows here.
     """
     found = ratio(turn_medians(row), turn_medians(twin))
     quiet = (
@@ -132,9 +121,15 @@ def early_stopping_percentile(samples: Sequence[int] | NDArray[np.generic], p: f
 def latency(turns: Turns, *, batch_size: int = 1, threads: int = 1) -> Latency:
     """The single-stream figures of one row over all its turns. ValueError where a turn is empty."""
     medians = turn_medians(turns)
+    restarts = [
+        float(np.median(np.concatenate([np.asarray(turn, dtype=np.float64) for turn in rounds]))) / 1e6 for rounds in turns
+    ]
     samples = np.concatenate([np.asarray(turn, dtype=np.float64) for rounds in turns for turn in rounds]) / 1e6
     p50 = early_stopping_percentile(samples, 0.5)
     assert p50 is not None  # there is at least one sample
+    interval = _mean(np.log(np.maximum(restarts, 1e-6)), CONFIDENCE)
+    low = None if interval.low is None else min(interval.low, p50)  # p50 is of all samples, the interval of restarts' medians
+    high = None if interval.high is None else max(interval.high, p50)
     return Latency(
         batch_size=batch_size,
         threads=threads,
@@ -145,4 +140,9 @@ def latency(turns: Turns, *, batch_size: int = 1, threads: int = 1) -> Latency:
         p90_ms=early_stopping_percentile(samples, 0.9),
         p99_ms=early_stopping_percentile(samples, 0.99),
         min_ms=float(samples.min()),
+        p50_low_ms=low,
+        p50_high_ms=high,
+        restart_p50_ms=restarts,
+        quantiles_ms=stability.quantiles(samples),
+        unstable=stability.of_latency(Estimate(value=p50, low=low, high=high), medians / 1e6),
     )

@@ -6,6 +6,8 @@ import gc
 from collections.abc import Callable
 from time import perf_counter_ns
 
+from accel.benchmarks.schedule import DISCARDED
+
 STALLED_CALLS = 1000
 """Calls in a row that take no time at all before the clock counts as standing still."""
 
@@ -15,7 +17,7 @@ def time_turn(
     *,
     duration_s: float,
     min_queries: int,
-    discard: int = 3,
+    discard: int = DISCARDED,
     clock: Callable[[], int] = perf_counter_ns,
 ) -> list[int]:
     """Nanoseconds of each call of ``call``, for at least ``duration_s`` seconds **and** at least ``min_queries`` calls.

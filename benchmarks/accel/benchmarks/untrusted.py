@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from html import escape
 
-# Controls (ANSI escapes among them), the marks that reorder text, line separators, and halves of surrogate pairs.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff\ud800-\udfff]")
+# Controls (ANSI escapes among them), the marks that reorder text, line separators, halves of surrogate pairs, and the two
+# characters below the end of the plane that XML forbids.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}|~#$^!]")
 _LEADING = re.compile(r"^([-+=](?=[-=\s]|$)|\d{1,9}(?=[.)](\s|$)))")
 
@@ -27,7 +29,20 @@ def markdown(text: str, limit: int = 400) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MARKDOWN.sub(lambda found: "\\" + found.group(), text)
     text = _LEADING.sub(lambda found: found.group() + "\\" if found.group().isdigit() else "\\" + found.group(), text)
+    return _unlinked(text)
+
+
+def summary(text: str, limit: int = 120) -> str:
+    """For HTML inside GitHub's Markdown, such as the line of a fold: no element, markup, mention or link survives."""
+    text = re.sub(r"[\\`*_\[\]{}|~$^!]", lambda found: f"&#{ord(found.group())};", escape(visible(text, limit)))
+    return _unlinked(text)
+
+
+def _unlinked(text: str) -> str:
+    """``text`` in which GitHub finds no command, address or mention; it may hold entities."""
     text = text.replace("::", ":&#58;").replace("://", "&#58;//")
+    text = re.sub(r"(www)\.", r"\1&#46;", text, flags=re.IGNORECASE)
+    text = re.sub(r"##(?=\w*\[)", "#&#35;", text)
     return text.replace("@", "@&#8203;")
 
 
@@ -53,3 +68,8 @@ def plain(text: str, limit: int = 0) -> str:
     while "::" in text:
         text = text.replace("::", ": :")
     return re.sub(r"##(?=\w*\[)", "# #", text)
+
+
+def key(text: str, limit: int = 120) -> str:
+    """For the name of a series on a dashboard, which shows it in a Markdown table or HTML of its own: no markup at all."""
+    return re.sub(r"[`|<>&\\]+", " ", plain(text, limit)).strip() or "unnamed"

@@ -19,6 +19,11 @@ from accel.accelerate import gpu_facts
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.engines.manifest import require_fits
 from accel.benchmarks.environment import describe
+from accel.benchmarks.gate_checks import problems
+from accel.benchmarks.gate_limits import vs_of
+from accel.benchmarks.gate_settings import GateSettings
+from accel.benchmarks.gate_text import parse
+from accel.benchmarks.gates import exit_code
 from accel.benchmarks.terminal import show
 from accel.benchmarks.untrusted import lines
 from accel.benchmarks.verdict import verdict
@@ -26,14 +31,15 @@ from accel.commands.report import load
 from accel.contracts import AheadOfTime, Backend
 from accel.display import display
 from accel.errors import MissingBackend, UsageError, WorkFault
+from accel.gating import judged
 from accel.measuring import Bench
 from accel.model import Target
 from accel.publishing import read_resolved
-from accel.rebuilding import Sample
 from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.report import Report
 from accel.rows import Subject
 from accel.store import Store
+from accel.timed_inputs import Sample
 
 _FILE_BACKENDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".engine": ("tensorrt",)}
 
@@ -48,6 +54,7 @@ def run(
     batch_size: int | None,
     shapes: Sequence[str],
     duration_s: float,
+    fail_on: Sequence[str],
     cache: Callable[[Path | None], Path],
     as_json: bool,
     quiet: bool,
@@ -56,7 +63,9 @@ def run(
 ) -> int:
     """Rows of ``path`` are results where there is something to compare with (``against``), else all rows are compared.
 
-    ``threads`` and ``batch_size``: by default what a finished run was measured with, else 1.
+    ``threads`` and ``batch_size``: by default what a finished run was measured with, else 1. ``fail_on``: gates, as gate_text
+    has them; a difference is to the row of ``against`` on the same backend. Exit code 4 where a row failed, else that of the
+    gates.
     """
     role = "result" if against else "baseline"
     method = load(path).method if path.is_dir() else {}
@@ -68,6 +77,7 @@ def run(
     if len({subject.name for subject in subjects}) < len(subjects):
         raise UsageError("the same file is given twice; a pair of identical models is timed in any case, as the noise")
     subjects, left_out = _runnable(subjects)
+    gates = _gates(fail_on, subjects)
     settings = BenchmarkSettings(min_duration_s=duration_s, threads=(threads,), batch_sizes=(batch_size,))
     machine = describe(gpus=gpu_facts.gpus())
     store = Store(cache(None))
@@ -83,34 +93,50 @@ def run(
             folder=folder,
             sample=Sample(None, batch_size, 0, _sizes(shapes)),
             screen=screen,
-            lock=store.folder / "locks" / "timing.lock",
+            store=store.folder,
         )
-        rows, noise, method, warnings = bench.measure(subjects)
-    warnings = [*warnings, *left_out]
+        measured = bench.measure(subjects, gates=gates)
     report = Report(
         accel_version=version("accel-toolkit"),
         name=path.stem or "benchmark",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=0,
         recipe_sha256=None,
-        verdict=verdict(rows, noise),
+        verdict=verdict(measured.rows, measured.noise),
         environment=gpu_facts.after(machine),
-        rows=rows,
-        noise=noise,
+        rows=list(measured.rows),
+        noise=measured.noise,
+        conditions=measured.conditions,
         notes=["inputs are seeded noise: accuracy needs data, and so a recipe"],
-        warnings=warnings,
-        method=method,
+        warnings=[*measured.warnings, *left_out],
+        method=dict(measured.method),
     )
+    report = judged(report, gates, {})
     if as_json:
         out.file.write(report.json_text())
     else:
         show(report, out)
-    failed = [row for row in rows if row.status == "failed"]
-    if len(failed) == len(rows):
+    failed = [row for row in measured.rows if row.status == "failed"]
+    if len(failed) == len(measured.rows):
         err.print("accel: nothing could be measured:", markup=False, highlight=False)
     for row in failed:
         err.print(lines(f"accel: {row.name}: {row.reason}"), markup=False, highlight=False, soft_wrap=True)
-    return WorkFault.exit_code if failed else 0
+    return WorkFault.exit_code if failed else exit_code(report.gates)
+
+
+def _gates(expressions: Sequence[str], subjects: Sequence[Subject]) -> list[GateSettings]:
+    """UsageError for a gate that cannot be judged here: a difference to nothing, or what needs data."""
+    results = [subject for subject in subjects if subject.role == "result"]
+    names = list(dict.fromkeys(name for one in results or subjects for name in (one.target.backend, one.name)))
+    found = [parse(text, metrics={}, targets=names) for text in expressions]
+    for text, settings in zip(expressions, found, strict=True):
+        if vs_of(settings) is not None and not results:
+            raise UsageError(
+                f"--fail-on {text!r}: a difference to what? Name another file with --vs, or limit the value itself"
+            )
+        for _, problem in problems(settings, metrics={}, scenarios=("single_stream",), percentiles=(50, 90, 99), judged=False):
+            raise UsageError(f"--fail-on {text!r}: {problem}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from accel.benchmarks.gates import exit_code
 from accel.benchmarks.terminal import show
 from accel.benchmarks.untrusted import lines
 from accel.display import display
 from accel.errors import UsageError, WorkFault
+from accel.gating import from_text
 from accel.imports import configured_imports
 from accel.pipeline import optimize
 from accel.recipe.reader import from_document, read
@@ -27,13 +29,15 @@ def run(
     cache: Callable[[Path | None], Path],
     allowed: Sequence[str],
     benchmark: bool,
+    gates: Sequence[str],
+    keep_failed: bool,
     as_json: bool,
     quiet: bool,
     out: Console,
     err: Console,
 ) -> int:
-    """Exit code 0, or 4 where a row of the report failed; every other failure is raised."""
-    recipe = _recipe(path, overrides, data, targets)
+    """Exit code 0; 4 where a row of the report failed; else that of the gates. Every other failure is raised."""
+    recipe = from_text(_recipe(path, overrides, data, targets), gates)
     if path.suffix == ".onnx":
         for note in recipe.notes:
             err.print(lines(f"warning: {note}"), markup=False, highlight=False, soft_wrap=True)
@@ -46,6 +50,8 @@ def run(
         output_dir=folder,
         allowed=[*allowed, *configured_imports(recipe.folder)],
         benchmark=benchmark,
+        keep_failed=keep_failed,
+        recipe_file=None if path.suffix == ".onnx" else str(path),
         screen=display(err, quiet=quiet or as_json),
     )
     if as_json:
@@ -59,7 +65,7 @@ def run(
         err.print(lines(f"accel: {reason}"), markup=False, highlight=False, soft_wrap=True)
     if failed:
         return WorkFault.exit_code
-    return 0
+    return exit_code(report.gates)
 
 
 def _recipe(path: Path, overrides: Sequence[str], data: Path | None, targets: Sequence[str]) -> Recipe:

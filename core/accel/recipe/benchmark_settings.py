@@ -20,12 +20,12 @@ def _as_tuple(value: Any) -> Any:
 Numbers = Annotated[
     tuple[PositiveInt, ...],
     Field(min_length=1),
-    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | tuple[PositiveInt, ...]),
+    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]),
 ]
 Scenarios = Annotated[
     tuple[Scenario, ...],
     Field(min_length=1),
-    BeforeValidator(_as_tuple, json_schema_input_type=Scenario | tuple[Scenario, ...]),
+    BeforeValidator(_as_tuple, json_schema_input_type=Scenario | Annotated[tuple[Scenario, ...], Field(min_length=1)]),
 ]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from accel import catalog
+from accel.benchmarks import gate_checks
+from accel.benchmarks.gate_settings import GateSettings
 from accel.contracts import Backend, Pass
 from accel.errors import SafetyRefusal, UsageError
 from accel.imports import ImportPolicy, check
@@ -111,6 +113,31 @@ def data(document: Document, settings: DataSettings, has_task: bool) -> list[str
     if "validation" not in declared:
         return ["no data.validation: accuracy is not measured"]
     return []
+
+
+def gates(document: Document, sections: Mapping[str, Any]) -> None:
+    """Each gate has one limit, on something that will be measured, of a target that is there."""
+    for index, settings in enumerate(sections.get("gates") or ()):
+        for key, message in gate_problems(settings, sections):
+            document.report_at(("gates", index) if key is None else ("gates", index, key), message)
+
+
+def gate_problems(settings: GateSettings, sections: Mapping[str, Any]) -> list[tuple[str | None, str]]:
+    """Key and sentence of each problem of one gate, in a recipe of these sections; what is wrong in them is not held
+    against it."""
+    task, benchmark = sections.get("task"), sections.get("benchmark")
+    if "task" not in sections or "data" not in sections:
+        return []
+    return list(
+        gate_checks.problems(
+            settings,
+            metrics=dict.fromkeys(task.metrics if task is not None else (), True),
+            targets=[target.name for target in sections["targets"]] if sections.get("targets") else None,
+            scenarios=None if benchmark is None else benchmark.scenario,
+            percentiles=None if benchmark is None else benchmark.percentiles,
+            judged=task is not None and sections["data"].validation is not None,
+        )
+    )
 
 
 def references(document: Document, sections: Mapping[str, Any], folder: Path) -> None:

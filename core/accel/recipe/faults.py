@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from accel.recipe.document import Document
-from accel.recipe.fields import below, keys, suggestion, words
+from accel.recipe.fields import below, items, keys, suggestion, words
 from accel.recipe.passes import OWN_KEYS
 from accel.recipe.tree import Location, Node, Scalar, described, dotted, find, locate, shown, step
 
@@ -87,6 +87,7 @@ def _real(root: Node, location: Location, kind: str) -> Location:
 def _one(
     document: Document, location: Location, errors: Sequence[Mapping[str, Any]], annotation: Any, prefix: Location
 ) -> None:
+    errors = [error for error in errors if error["type"] != "too_short"] or errors  # of what was a lone wrong value
     kinds = {error["type"] for error in errors}
     error = errors[0]
     node = find(document.root, location)
@@ -99,7 +100,8 @@ def _one(
         else:
             document.report(locate(document.root, location), f"the key {location[-1]!r} is missing{place}")
     elif kinds == {"literal_error"}:
-        allowed = words(below([annotation], location[len(prefix) :]))
+        meant = below([annotation], location[len(prefix) :])
+        allowed = words(meant) or words(items(meant))  # one word may stand for a list of it
         listed = ", ".join(allowed) if allowed else error["ctx"]["expected"].replace("'", "")
         near = suggestion(node.value, allowed) if isinstance(node, Scalar) else ""
         extra = _precision_hint(location, node)

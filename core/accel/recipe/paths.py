@@ -80,6 +80,11 @@ def require_apart(document: Document, folder: Path, output_dir: str, name: str) 
     outputs = {Path(os.path.normpath(folder / output_dir / last)) for last in (".", name)}
     for location, what, node in _inputs(document.root):
         path = Path(os.path.normpath(folder / str(node.value)))
+        if location[0] == "gates":
+            replaced = Path(os.path.normpath(folder / output_dir / name))
+            if replaced in path.parents and path != replaced / "report.json":  # that one is read before it is replaced
+                document.report_at(location, f"{shown(str(node.value))} lies in the results, which the run replaces; move it")
+            continue
         home = path if what == "folder" else path.parent
         inside = what == "folder" and any(home in output.parents for output in outputs)
         if home in outputs or inside:
@@ -120,6 +125,11 @@ def _paths(root: Node) -> Iterator[tuple[Location, What]]:
     listed = find(root, ("passes",))
     for index in range(len(listed.items) if isinstance(listed, Items) else 0):
         candidates.append((("passes", index, "teacher", "weights"), "file"))
+    listed = find(root, ("gates",))
+    for index in range(len(listed.items) if isinstance(listed, Items) else 0):
+        stored = find(root, ("gates", index, "vs"))
+        if isinstance(stored, Scalar) and str(stored.value).endswith(".json"):
+            candidates.append((("gates", index, "vs"), "file"))
     for location, what in candidates:
         node = find(root, location)
         if isinstance(node, Scalar) and isinstance(node.value, str):

@@ -16,7 +16,7 @@ from accel.recipe.document import MAX_BYTES, Document, parse
 from accel.recipe.entries import classes, read_entries
 from accel.recipe.passes import PassEntry
 from accel.recipe.settings import VERSION, Recipe, name_of
-from accel.recipe.tree import Entries, Items, Scalar, described, find, from_plain, plain, word
+from accel.recipe.tree import Entries, Items, Scalar, described, find, from_plain, locate, plain, word
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -45,7 +45,7 @@ def from_document(document: Mapping[str, Any], *, path: Path, notes: Sequence[st
     except ValueError as error:
         raise RecipeError(str(path), [Problem(0, 0, str(error))]) from None
     recipe = _resolved(Document(str(path), tree), _absolute(path), (), at_work=False)
-    return recipe.at(recipe.path, (*notes, *recipe.notes)) if notes else recipe
+    return recipe.at(recipe.path, (*notes, *recipe.notes), recipe.gate_places) if notes else recipe
 
 
 def _absolute(path: Path) -> Path:
@@ -68,7 +68,8 @@ def _resolved(document: Document, path: Path, overriding: Sequence[str], *, at_w
     notes += _checked(document, sections, entries, path.parent, at_work=at_work)
     document.check()
     recipe = Recipe(**sections, passes=tuple(entry for entry in entries if entry is not None))
-    return recipe.at(path, tuple(dict.fromkeys(notes)))
+    places = [locate(document.root, ("gates", index)) for index in range(len(recipe.gates))]
+    return recipe.at(path, tuple(dict.fromkeys(notes)), tuple((place.line, place.column) for place in places))
 
 
 def _require_mapping(document: Document) -> None:
@@ -186,6 +187,7 @@ def _checked(
     if (targets := sections.get("targets")) is not None and (benchmark := sections.get("benchmark")) is not None:
         checks.targets(document, targets, benchmark, model)
     notes += checks.passes(document, entries, sections)
+    checks.gates(document, sections)
     if (output_dir := sections.get("output_dir")) is not None and (name := sections.get("name")) is not None:
         paths.require_apart(document, folder, output_dir, name)
     if at_work:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,7 +107,12 @@ class ReportSettings(_Settings):
         tuple[Format, ...], Field(description="Of the report, besides report.json; junit: junit.xml, a test case for each gate")
     ] = ("json", "md", "html")
     layers: Annotated[bool, Field(description="Time each layer once more with the runtimes' profilers on")] = True
-    samples: Annotated[int, Field(ge=0, le=50, description="Samples that differ most, shown for each row")] = 6
+    samples: Annotated[
+        int,
+        Field(
+            ge=0, le=50, description="Samples that differ most, for each row, with pictures in report.json and .html; 0: none"
+        ),
+    ] = 6
     roofline: Annotated[bool, Field(description="How far rows are from the machine's own peak, measured once")] = True
 
 
@@ -131,6 +136,7 @@ class Recipe(_Settings):
 
     _path: Path = PrivateAttr(default=Path("recipe.yaml"))
     _notes: tuple[str, ...] = PrivateAttr(default=())
+    _gate_places: tuple[tuple[int, int], ...] = PrivateAttr(default=())
 
     @property
     def path(self) -> Path:
@@ -152,11 +158,20 @@ class Recipe(_Settings):
         """What the reader took for something else, for the report: aliases, absolute paths."""
         return self._notes
 
-    def at(self, path: Path, notes: tuple[str, ...] = ()) -> Recipe:
+    @property
+    def gate_places(self) -> tuple[tuple[int, int], ...]:
+        """Line and column of each gate in the recipe's file, for annotations; (0, 0) or absent where it is not from there."""
+        return self._gate_places
+
+    def at(self, path: Path, notes: tuple[str, ...] = (), gate_places: tuple[tuple[int, int], ...] = ()) -> Recipe:
         """The same recipe as read from ``path``."""
         recipe = self.model_copy()
-        recipe._path, recipe._notes = path, notes
+        recipe._path, recipe._notes, recipe._gate_places = path, notes, gate_places
         return recipe
+
+    def with_gates(self, gates: Sequence[GateSettings]) -> Recipe:
+        """The same recipe with ``gates`` after its own. They are checked by whoever made them."""
+        return self.model_copy(update={"gates": (*self.gates, *gates)})
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain JSON data with every default written out; ``reader.from_document`` gives an equal recipe."""

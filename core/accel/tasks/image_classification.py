@@ -59,6 +59,7 @@ class ImageClassification:
         self._hashes: dict[Path, str] = {}
         self._digests: dict[str, str] = {}
         self._warnings: dict[str, None] = {}  # in order, each once
+        self._labels: dict[Split, Array] = {}
 
     @property
     def warnings(self) -> list[str]:
@@ -98,6 +99,20 @@ class ImageClassification:
         )
         return self._digest_as_read(split) if known is None else known
 
+    def labels(self, split: Split) -> Array | None:
+        """(n,) int64: of the samples of ``split`` in order, as ``score`` has read them; None before that."""
+        return self._labels.get(split)
+
+    def thumbnails(self, split: Split, positions: Sequence[int]) -> list[str | None]:
+        """A small picture of each of these samples of ``split``, as ``accel.tasks.thumbnails`` draws it.
+
+        None for what is no image, and for what cannot be read (any more); nothing is raised. ``positions``: in the order of
+        the split.
+        """
+        from accel.tasks.thumbnails import drawn
+
+        return drawn(lambda: self._open(split), positions, channels_last=self.settings.preprocess is not None)
+
     def overlaps(self) -> list[str]:
         """A sentence for each two splits that share samples, by decoded content. Decodes up to 20,000 samples of each."""
         from accel.tasks.overlap import MOST, shared_samples
@@ -127,11 +142,16 @@ class ImageClassification:
         return _Again(lambda: (batch for batch, _ in self._read(split, reader, indices, whole_batches="drop")))
 
     def _answers(self, predict: Predict, split: Split) -> Iterator[tuple[Sequence[Array], Array, list[str]]]:
+        import numpy as np
+
         reader, indices = self._open(split)
+        seen: list[Array] = []
         for batch, places in self._read(split, reader, indices, whole_batches="pad"):
             if batch.labels is None:
                 raise DataFault(f"data.{split}: has no labels to score against: {reader.unlabelled}")
+            seen.append(batch.labels[: len(places)])
             yield list(predict(batch.inputs)), batch.labels, places
+        self._labels[split] = np.concatenate(seen)
 
     def _open(self, split: Split) -> tuple[Reader, list[int]]:
         found = require_part(self.data, split, self.hold_selection)

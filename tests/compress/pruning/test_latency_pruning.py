@@ -24,7 +24,7 @@ from accel.contracts import Job, NumberFormat
 from accel.errors import PassFault
 from accel.model import KeepChannels, Model, Signature, Target, TensorSpec, TorchModel
 from accel.probe import TargetProbe
-from accel.rebuilding import Sample
+from accel.timed_inputs import Sample
 
 LAYERS = ("one", "two", "three")
 Law = Callable[[Mapping[str, int]], float]

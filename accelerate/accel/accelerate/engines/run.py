@@ -173,8 +173,8 @@ class EngineRunner:
         with self._faults(lane):
             return executed_precision(self._open_engine().inspected(lane.context), self._opening.manifest.layers.operators)
 
-    def profile(self) -> LayerProfile:
-        """The mean time of each layer over twenty inferences of the last call's shapes (else the usual ones), values zero.
+    def profile(self, queries: int = _PROFILED) -> LayerProfile:
+        """The mean time of each layer over ``queries`` inferences of the last call's shapes (else the usual ones), values zero.
 
         In a context of its own and without CUDA graphs: being watched makes every inference slower.
         """
@@ -192,11 +192,11 @@ class EngineRunner:
                         watched.execute()
                     watched.synchronize()
                     watched.context.profiler = times  # from now on an execution waits until it is done
-                    for _ in range(_PROFILED):
+                    for _ in range(queries):
                         watched.execute()
                         watched.synchronize()
                     inspected = loaded.inspected(watched.context)
-                means = {name: sum(each) / _PROFILED for name, each in times.ms.items()}
+                means = {name: sum(each) / queries for name, each in times.ms.items()}
             finally:
                 _release_lanes([watched])
             return layer_profile(inspected, means)

@@ -1,0 +1,1 @@
+"""``report.html``: one file with style, script and charts inside; ``page.render`` is its door."""

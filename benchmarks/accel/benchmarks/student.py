@@ -1,0 +1,38 @@
+"""Student's t, exactly, for whole degrees of freedom: without scipy, which is no dependency of ours."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import atan, cos, pi, sin, sqrt, tan
+
+
+def within(t: float, freedom: int) -> float:
+    """P(|T| <= t) for t >= 0 (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4). ValueError without a degree of freedom."""
+    if freedom < 1:
+        raise ValueError("Student's t needs at least one degree of freedom")
+    return _within_angle(atan(t / sqrt(freedom)), freedom)
+
+
+@cache
+def quantile(confidence: float, freedom: int) -> float:
+    """The t with P(|T| <= t) = ``confidence``, in (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence lies between 0 and 1, found {confidence}")
+    if freedom < 1:
+        raise ValueError("Student's t needs at least one degree of freedom")
+    low, high = 0.0, pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within_angle(middle, freedom) < confidence else (low, middle)
+    return sqrt(freedom) * tan(low)
+
+
+def _within_angle(angle: float, freedom: int) -> float:
+    """``angle``: the arc tangent of t over the root of ``freedom``."""
+    odd = freedom % 2
+    term = cos(angle) if odd else 1.0
+    total = 0.0
+    for step in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= (step - 1) / step * cos(angle) ** 2
+    return 2 / pi * (angle + sin(angle) * total) if odd else sin(angle) * total

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from accel.benchmarks.student import quantile, within
+
+
+@pytest.mark.parametrize(
+    ("confidence", "freedom", "t"),
+    [  # printed tables
+        (0.95, 1, 12.706),
+        (0.95, 4, 2.776),
+        (0.95, 9, 2.262),
+        (0.99, 4, 4.604),
+        (0.99, 5, 4.032),
+        (0.99, 24, 2.797),
+        (0.999, 10, 4.587),
+        (0.95, 1000, 1.962),
+    ],
+)
+def test_as_in_the_tables(confidence: float, freedom: int, t: float) -> None:
+    assert quantile(confidence, freedom) == pytest.approx(t, abs=6e-4)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 101])
+@pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.9999])
+def test_turns_over(confidence: float, freedom: int) -> None:
+    assert within(quantile(confidence, freedom), freedom) == pytest.approx(confidence, abs=1e-12)
+
+
+def test_refuses_what_has_no_answer() -> None:
+    for confidence in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            quantile(confidence, 4)
+    with pytest.raises(ValueError, match="degree of freedom"):
+        quantile(0.95, 0)
+    with pytest.raises(ValueError, match="degree of freedom"):
+        within(1.0, 0)
