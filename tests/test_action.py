@@ -14,11 +14,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ruamel.yaml import YAML
+from typer.main import get_command
 
+from accel.cli import app
 from accel.report import Estimate, Gate, read
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +30,7 @@ GUIDE = ROOT / "docs" / "ci.md"
 STORED = ROOT / "tests" / "core" / "report_version_1.json"
 
 ACCEL = """#!{python}
-import os, shutil, subprocess, sys
+import os, shutil, sys
 args = sys.argv[1:]
 with open(os.environ["CALLS"], "a") as calls:
     print("accel", *args, sep="\\x1f", file=calls)
@@ -38,8 +40,10 @@ if args[0] == "report" and not os.environ.get("REAL"):
             print("<!-- accel-report:quickstart -->", file=stream)
     sys.exit()
 if args[0] == "report":
-    sys.exit(subprocess.call([{python!r}, "-m", "accel", *args]))
+    os.execv({python!r}, [{python!r}, "-m", "accel", *args])
 if args[0] == "compare":
+    with open(args[args.index("--output") + 1], "w") as stream:
+        print("# Compared", "x" * int(os.environ.get("COMPARE_LENGTH", "0")), file=stream)
     sys.exit(int(os.environ.get("COMPARE_CODE", "0")))
 print("::error::from a layer's name")
 if os.environ.get("STORED"):
@@ -286,14 +290,10 @@ def failing(job: Job) -> None:
 
 @needs_bash
 def test_a_run_that_passes(job: Job) -> None:
-    job.environment["REAL"] = "1"
     assert job.run() == 0
     ((_, recipe, *options),) = [call for call in job.calls("accel") if call[0] == "optimize"]
     assert (recipe, options[0]) == ("models/recipe.yaml", "--output")
     folder = Path(job.outputs["run"]["folder"])
-    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md", "report.html", "junit.xml"}
-    assert job.summary.read_text(encoding="utf-8") == (folder / "report.md").read_text(encoding="utf-8")
-    assert re.search(r"^::notice title=quickstart::", job.log, re.MULTILINE)
     assert job.used["Keep the output folder"] == {"name": "accel-report", "path": str(folder)}
     assert job.used["actions/setup-python"] == {"python-version": "3.11"}
 
@@ -304,7 +304,11 @@ def test_a_gate_that_fails_is_shown_everywhere_before_the_job_fails(job: Job) ->
     job.environment["REAL"] = "1"
     assert job.run() == 11
     assert [name for name, found in job.codes.items() if found] == ["Result"]
+    folder = Path(job.outputs["run"]["folder"])
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md", "report.html", "junit.xml"}
+    assert job.summary.read_text(encoding="utf-8") == (folder / "report.md").read_text(encoding="utf-8")
     assert job.summary.read_text(encoding="utf-8").startswith("**FAIL 1 of 1 gates (top1 ort): ")
+    assert re.search(r"^::notice title=quickstart%3A FAIL 1 of 1 gates \(top1 ort\)::", job.log, re.MULTILINE)
     errors = re.findall(r"^::error (.*)$", job.log, re.MULTILINE)
     assert errors == [
         "file=models/recipe.yaml,line=7,col=3,title=gate top1 ort fails::top-1 fell by 3.2 points : :error: :pwned"
@@ -355,7 +359,7 @@ def test_inputs_are_never_run(job: Job) -> None:
     assert called["optimize"][1] == EVIL
     assert called["optimize"][2:6] == ["--x", "$(touch${IFS}pwned)", "`touch`", "*"]
     assert called["compare"][1] == EVIL
-    assert called["compare"][3:] == ["--fail-on", EVIL]
+    assert called["compare"][3:5] == ["--fail-on", EVIL]
 
 
 @needs_bash
@@ -382,7 +386,39 @@ def test_the_comparison_with_a_baseline_counts_too(job: Job, run: str, compare: 
     assert job.run() == result
     (call,) = [call for call in job.calls("accel") if call[0] == "compare"]
     assert call[1] == "main/report.json"
-    assert call[3:] == ["--fail-on", "latency_p50>+5%", "--fail-on", "top1<-1"]
+    assert call[3:7] == ["--fail-on", "latency_p50>+5%", "--fail-on", "top1<-1"]
+    assert "--across-machines" not in call
+    assert ("the comparison with the baseline ended with exit code" in job.log) == (compare != "0")
+    assert "# Compared" in job.summary.read_text(encoding="utf-8")
+    assert list(job.codes)[-3:] == ["Publish the report", "Comment on the pull request", "Result"]
+
+
+@needs_bash
+@pytest.mark.parametrize(("length", "shown"), [("0", True), ("66000", False)])
+def test_the_comment_has_the_comparison_where_there_is_room(job: Job, length: str, shown: bool) -> None:
+    job.environment["COMPARE_LENGTH"] = length
+    job.inputs |= {"baseline": "main/report.json", "across-machines": "true"}
+    job.run()
+    (call,) = [call for call in job.calls("gh") if "POST" in call]
+    body = Path(call[-1].removeprefix("body=@")).read_text(encoding="utf-8")
+    assert body.startswith("<!-- accel-report:quickstart -->")
+    assert ("# Compared" in body) == shown
+    assert "--across-machines" in next(call for call in job.calls("accel") if call[0] == "compare")
+
+
+def test_the_action_calls_accel_as_it_is() -> None:
+    """Every command and option in the scripts exists."""
+    for name, options in {
+        "optimize": {"--output"},
+        "compare": {"--fail-on", "--across-machines", "--format", "--output"},
+        "report": {"--format", "--summary", "--output"},
+    }.items():
+        command = cast("Any", get_command(app)).commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        script = "\n".join(step.get("run", "") for step in loaded(ACTION)["runs"]["steps"])
+        assert f"accel {name} " in script
+        assert options <= known, name
+        assert all(option in script for option in options)
 
 
 @needs_bash
@@ -433,7 +469,8 @@ def test_a_fork_gets_summary_and_artifact_and_no_failure(job: Job) -> None:
 def test_no_comment_without_a_pull_request_or_where_it_is_not_wanted(job: Job) -> None:
     job.event = {}
     job.run()
+    job.used.clear()
     job.event, job.inputs["comment"], job.inputs["artifact"] = {"pull_request": {"number": 7}}, "false", ""
     job.run()
     assert job.calls("gh") == []
-    assert len(job.calls("accel")) == 2 * 4  # optimize, annotations, junit and html both times: report.md came with the first
+    assert "Keep the output folder" not in job.used

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accel import engine_file, ir_file
+from accel import ir_file
 from accel.axis_names import AxisNames
 from accel.errors import ModelFault, UsageError
 from accel.model import OnnxModel, Signature, TensorSpec
@@ -49,6 +49,8 @@ def read(path: Path) -> OnnxModel:
         files(path)
         return OnnxModel(path=path, signature=ir_file.signature(path))
     if path.suffix == ".engine":
+        from accel import engine_file  # its manifest needs pydantic, which a child that runs an ONNX file does without
+
         _size(path)
         return OnnxModel(path=path, signature=engine_file.signature(path))
     proto = parse(path)
@@ -105,6 +107,8 @@ def files(path: Path) -> tuple[Path, ...]:
     if path.suffix == ".xml":
         return path, ir_file.weights_of(path)
     if path.suffix == ".engine":
+        from accel import engine_file
+
         return path, engine_file.manifest_of(path)
     return (path, *_require_external_safe(parse(path), path))
 
@@ -127,6 +131,8 @@ def require_finite(path: Path) -> None:
         ir_file.require_finite(path)
         return
     if path.suffix == ".engine":
+        from accel import engine_file
+
         engine_file.require_intact(path, engine_file.read(path))
         return
     for found in tensors(parse(path)):

@@ -9,6 +9,7 @@ next to nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 Figure = Literal["fp32_gops", "bf16_gops", "int8_gops", "cache_gb_s", "bandwidth_gb_s"]
 
 _IN_A_ROW = 2
-_CHANNELS, _SIDE = 128, 28
-_ROWS, _WIDTH = 512, 512
+_CONVOLUTIONS = ((96, 14), (256, 14), (128, 28))
+"""Channels and sides: which is fastest differs with runtime and precision."""
+
+_PRODUCTS = ((256, 256), (512, 512))
+"""Rows and widths."""
+
 _OVER_AND_OVER = 64
 _CACHED_BYTES = 1 << 19
 """Of each thread: in the second level of most CPUs, in the third of all."""
@@ -51,17 +56,21 @@ class Network:
 
 def networks(threads: int, memory_bytes: int) -> tuple[Network, ...]:
     """``memory_bytes``: of what is read from memory, far above any cache. The work is ``threads`` times that of one thread."""
-    rows, side = _ROWS * threads, isqrt(_CACHED_BYTES * threads // 4)
+    side = isqrt(_CACHED_BYTES * threads // 4)
     tall = max(1, memory_bytes // (4 * _COLUMNS * _PARTS))
-    conv = 2 * _IN_A_ROW * threads * _SIDE**2 * _CHANNELS**2 * 9
-    product = 2 * _IN_A_ROW * rows * _WIDTH**2
     figures: tuple[Figure, ...] = ("fp32_gops", "bf16_gops", "int8_gops")
     found: list[Network] = []
     for figure in figures:
         quantized = figure == "int8_gops"
-        shape = f"{threads}x{_CHANNELS}x{_SIDE}x{_SIDE}"
-        found.append(Network(figure, f"Conv 3x3 of {shape}", conv, partial(_convolutions, threads, quantized)))
-        found.append(Network(figure, f"MatMul {rows}x{_WIDTH}x{_WIDTH}", product, partial(_products, rows, quantized)))
+        for channels, pixels in _CONVOLUTIONS:
+            shape = (threads, channels, pixels, pixels)
+            amount = 2 * _IN_A_ROW * math.prod(shape) * channels * 9
+            what = f"Conv 3x3 of {'x'.join(map(str, shape))}"
+            found.append(Network(figure, what, amount, partial(_convolutions, shape, quantized)))
+        for rows, width in _PRODUCTS:
+            shape = (rows * threads, width)
+            amount = 2 * _IN_A_ROW * math.prod(shape) * width
+            found.append(Network(figure, f"MatMul {shape[0]}x{width}x{width}", amount, partial(_products, shape, quantized)))
     over = f"vector by matrix of {4 * side * side >> 10} KiB"
     found.append(Network("cache_gb_s", over, _OVER_AND_OVER * 4 * side * side, partial(_vector_by_matrix, side)))
     largest = f"ReduceMax over {4 * tall * _COLUMNS * _PARTS >> 20} MiB"
@@ -69,13 +78,12 @@ def networks(threads: int, memory_bytes: int) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def _convolutions(batch: int, quantized: bool, path: Path) -> tuple[Array, ...]:
-    shape = (batch, _CHANNELS, _SIDE, _SIDE)
-    return _in_a_row(path, "Conv", shape, (_CHANNELS, _CHANNELS, 3, 3), quantized=quantized, pads=[1, 1, 1, 1])
+def _convolutions(shape: tuple[int, ...], quantized: bool, path: Path) -> tuple[Array, ...]:
+    return _in_a_row(path, "Conv", shape, (shape[1], shape[1], 3, 3), quantized=quantized, pads=[1, 1, 1, 1])
 
 
-def _products(rows: int, quantized: bool, path: Path) -> tuple[Array, ...]:
-    return _in_a_row(path, "MatMul", (rows, _WIDTH), (_WIDTH, _WIDTH), quantized=quantized)
+def _products(shape: tuple[int, ...], quantized: bool, path: Path) -> tuple[Array, ...]:
+    return _in_a_row(path, "MatMul", shape, (shape[1], shape[1]), quantized=quantized)
 
 
 def _in_a_row(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accel.benchmarks import pinning
 from accel.benchmarks.environment import cores
 from accel.errors import AccelError
 from accel.rows import Subject
@@ -20,7 +21,11 @@ Failed = Callable[[str, AccelError], None]
 
 
 class Sessions:
-    """Opens the children of one run. ``document`` is the recipe's, None where files are measured without one."""
+    """Opens the children of one run. ``document`` is the recipe's, None where files are measured without one.
+
+    ``pinned``: children that are started to be timed are kept on as many cores as they have threads, all on the same ones: they
+    take turns. Those that compile, score and profile are not.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class Sessions:
         folder: Path,
         sample: Sample,
         compile_timeout_s: float,
+        pinned: bool = False,
     ) -> None:
         self._document = document
         self._path = path
@@ -38,9 +44,16 @@ class Sessions:
         self._folder = folder
         self.sample = sample
         self.compile_timeout_s = compile_timeout_s
+        self._pinned = pinned
         self._opened = 0
 
-    def open(self, subject: Subject, label: str, sample: Sample | None = None) -> Worker:
+    def cores_for(self, threads: int) -> list[int]:
+        """The cores that a child with so many threads is kept on while it is timed; empty: on none."""
+        return pinning.chosen(threads) if self._pinned else []
+
+    def open(
+        self, subject: Subject, label: str, sample: Sample | None = None, *, streams: int = 1, pinned: Sequence[int] = ()
+    ) -> Worker:
         """A started child; its first answer is still to be read with ``result``. ``sample``: by default the run's own."""
         self._opened += 1
         folder = self._folder / f"session-{self._opened}"
@@ -56,25 +69,38 @@ class Sessions:
                 "model": dict(subject.model),
                 "folder": str(folder),
                 "sample": asdict(sample or self.sample),
+                "streams": streams,
+                "pinned": list(pinned),
             },
             log=folder / "log.txt",
         )
 
-    def start(self, subjects: Mapping[str, Subject], failed: Failed, sample: Sample | None = None) -> dict[str, Worker]:
-        """Compile all, as many at a time as there are cores; those that fail are reported and left out."""
+    def start(
+        self, subjects: Mapping[str, Subject], failed: Failed, sample: Sample | None = None, *, streams: int = 1
+    ) -> dict[str, Worker]:
+        """Compile all, as many at a time as there are cores; those that fail are reported and left out.
+
+        ``streams``: how many inferences each is to run at a time.
+        """
         workers: dict[str, Worker] = {}
         names = list(subjects)
         width = cores()
         try:
             for first in range(0, len(names), width):
-                self._start_group({name: subjects[name] for name in names[first : first + width]}, workers, failed, sample)
+                group = {name: subjects[name] for name in names[first : first + width]}
+                self._start_group(group, workers, failed, sample, streams)
         except BaseException:  # an interrupt, in a process that goes on: no child is left behind
             close(workers)
             raise
         return workers
 
     def _start_group(
-        self, group: Mapping[str, Subject], workers: dict[str, Worker], failed: Failed, sample: Sample | None
+        self,
+        group: Mapping[str, Subject],
+        workers: dict[str, Worker],
+        failed: Failed,
+        sample: Sample | None,
+        streams: int,
     ) -> None:
         for stage in ("open", "compile", "end"):
             for name, subject in group.items():
@@ -82,7 +108,8 @@ class Sessions:
                     continue
                 try:
                     if stage == "open":
-                        workers[name] = self.open(subject, name, sample)
+                        kept_on = self.cores_for(subject.target.threads * streams)
+                        workers[name] = self.open(subject, name, sample, streams=streams, pinned=kept_on)
                     else:
                         workers[name].result(timeout_s=self.compile_timeout_s)
                     if stage == "compile":

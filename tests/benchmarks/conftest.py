@@ -217,7 +217,9 @@ def full_report(report: Report) -> Report:
             "rows": [*report.rows[:2], result],
             "gates": [gate(), gate("p50 openvino", "pass", metric="latency_p50", kind="latency")],
             "conditions": Conditions(seconds=31.0, others_share=0.02, drift=1.004, problems=["the machine was busy"]),
-            "peaks": Peaks(threads=1, fp32_gops=110.0, int8_gops=430.0, bandwidth_gb_s=11.5, measured="2026-01-02"),
+            "peaks": Peaks(
+                threads=1, fp32_gops=110.0, int8_gops=430.0, bandwidth_gb_s=11.5, cache_gb_s=40.0, measured="2026-01-02"
+            ),
             "samples": [Sample(index=12, label=8)],
             "classes": [f"digit {label}" for label in range(10)],
             "recipe": "models/recipe.yaml",

@@ -237,7 +237,7 @@ def test_the_first_line_says_what_became_of_the_gates(full_report: Report) -> No
     failed = with_gates(full_report, good, unclear, bad).splitlines()
     assert failed[0] == "**FAIL 1 of 3 gates (top1 ort): 2.13x faster**"
     assert failed[2] == "> [!CAUTION]"
-    assert failed[3].startswith("> top1 ort: top-1 fell by 0.40 points")
+    assert failed[3].startswith("> top-1 fell by 0.40 points")
     open_ = with_gates(full_report, good, unclear).splitlines()
     assert open_[0] == "**INCONCLUSIVE 1 of 2 gates (p50 ort): 2.13x faster**"
     assert open_[2] == "> [!WARNING]"
@@ -259,11 +259,11 @@ def test_everything_that_was_measured_is_shown(full_report: Report) -> None:
         "| digits-int8 | server | 1 | 1 pinned | 1 | 0.500 ms | – | 4.10 ms | – | 900/s within 4.20 ms | – | 9,000 |",
         "| digits-int8 | multi stream | 1 | 1 | 1 | not measured: the file has a batch of one |",
         "| digits-int8 | 48 % | 0.200 ms | 80 % | 40.6 M | 1.30 MB | Odd |",
-        "FP32 110 Gop/s, INT8 430 Gop/s, memory 11.5 GB/s",
+        "FP32 110 Gop/s, INT8 430 Gop/s, memory 11.5 GB/s, cache 40.0 GB/s (measured 2026-01-02)",
         "conditions: 31.0 s of timing, others took 2.0 % of the cores, drift 1.004x",
         "⚠ the machine was busy",
         "| 98.10 % | 1,000 | -0.40 points (CI -0.70 to -0.10) | -0.40 points (CI -0.80 to +0.00) | 2 | 6 | 0.289 |",
-        "| digits-int8 | digit 3 | 95 % | 90 % | 100 |",
+        "| digits-int8 | digit 3 | 95 % | 90 % | 100 | no |",
         "sample 12: digit 3 instead of digit 8, distance 0.91",
         "| conv1 | Convolution | int8 | 0.200 ms | 67 % |",
         "commit 0123abc with local changes",

@@ -102,13 +102,15 @@ def test_rows_that_were_not_measured(report: Report, terminal: bool) -> None:
 @pytest.mark.parametrize("width", [60, 160])
 def test_gates_scenarios_and_conditions_are_told(full_report: Report, width: int) -> None:
     good, bad, unclear = (
-        full_report.gates[0].model_copy(update={"name": name, "verdict": verdict, "failed": verdict == "fail", "text": "why"})
+        full_report.gates[0].model_copy(
+            update={"name": name, "verdict": verdict, "failed": verdict == "fail", "text": f"{name} why"}
+        )
         for name, verdict in (("size ort", "pass"), ("top1 ort", "fail"), ("p50 ort", "inconclusive"))
     )
     text = without_colour(printed(full_report.model_copy(update={"gates": [good, bad, unclear]}), width))
     flowing = re.sub(r"\s+", " ", text)
     assert flowing.startswith("FAIL 1 of 3 gates (top1 ort): 2.13x faster ")
-    for line in ("PASS size ort: why", "FAIL top1 ort: why", "INCONCLUSIVE p50 ort: why"):
+    for line in ("PASS: size ort why", "FAIL: top1 ort why", "INCONCLUSIVE: p50 ort why"):
         assert line in flowing
     for fact in (
         "digits-int8, offline, batch 8, 2 threads, 1 stream: 4,321/s (CI 4,200 to 4,400), speed 1.90x (CI 1.80 to 2.00)",

@@ -140,3 +140,13 @@ def test_names_of_series_hold_no_markup() -> None:
 
 def test_characters_that_xml_forbids_are_spelled_out() -> None:
     assert visible("a\x0b\ufffe\uffff") == "a\\x0b\\ufffe\\uffff"
+
+
+@pytest.mark.parametrize("text", ["@everyone", "x @me", "(@me)", "a-@me", "someone@example.com", "_@me"])
+def test_mentions_and_mail_addresses_are_broken_up(text: str) -> None:
+    assert "@&#8203;" in markdown(text)
+    assert "@&#8203;" in summary(text)
+
+
+def test_the_name_of_a_gate_is_left_readable() -> None:
+    assert markdown("top1@onnxruntime-cpu") == summary("top1@onnxruntime-cpu") == "top1@onnxruntime-cpu"

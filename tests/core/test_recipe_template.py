@@ -85,6 +85,7 @@ def test_the_parts_that_wait_for_data_validate_too_once_they_are_uncommented(hom
     assert found.task is not None
     assert found.task.preprocess is not None
     assert found.task.preprocess.center_crop == 224
+    assert [gate.metric for gate in found.gates] == ["top1", "latency_p50_ms", "size_bytes", "int8_share"]
 
 
 def test_every_line_that_sets_a_key_for_the_first_time_says_what_it_means_or_holds_such_lines(home: Path) -> None:

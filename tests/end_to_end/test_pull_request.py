@@ -42,7 +42,7 @@ passes:
   - {type: quantize, approach: static, calibration: {num_samples: 24}}
 targets:
   - {name: ort, backend: onnxruntime}
-benchmark: {min_duration_s: 0.4, min_iterations: 50, max_interval: 0.06, max_duration_s: 4}
+benchmark: {min_duration_s: 0.4, min_iterations: 50, max_interval: 0.06, max_duration_s: 8}
 gates:
   - {metric: top1, max_drop: 0.02, vs: main/report.json}
   - {metric: latency_p50_ms, max_drop: 0.2, vs: main/report.json}
@@ -50,36 +50,36 @@ gates:
   - {metric: top1, max_drop: 0.03, vs: baseline}
 report: {formats: [json, md], layers: false, samples: 0, roofline: false}
 """
+SIDE = 32
+FEATURES = 64
 TRIES = 3
 
 
 def images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Four kinds of stripes in noise, (340, 1, 32, 32)."""
+    """Four kinds of stripes in noise, (340, 1, SIDE, SIDE)."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 4, 340)
-    rows, columns = np.mgrid[:32, :32]
+    rows, columns = np.mgrid[:SIDE, :SIDE]
     stripes = [np.sin(direction / 2.0) for direction in (rows, columns, rows + columns, rows - columns)]
-    noise = generator.standard_normal((340, 1, 32, 32))
+    noise = generator.standard_normal((340, 1, SIDE, SIDE))
     return (np.stack(stripes)[labels][:, None] + 0.5 * noise).astype(np.float32), labels.astype(np.int64)
 
 
 def model(path: Path) -> None:
-    """Three convolutions and a wide layer with weights of chance, and a last layer fitted to the images by least squares."""
+    """Convolutions that take nearly all of the time, and a layer that holds most of the weights. All weights are of chance but
+    those of the last layer, fitted to the images by least squares."""
     generator = np.random.default_rng(1)
 
     def drawn(*shape: int) -> NDArray[np.float32]:
         return np.asarray(generator.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:])), dtype=np.float32)
 
-    weights = {
-        "conv1": drawn(16, 1, 3, 3),
-        "conv2": drawn(16, 16, 3, 3),
-        "conv3": drawn(8, 16, 3, 3),
-        "wide": drawn(96, 512),
-        "head": np.zeros((4, 96), np.float32),
-    }
+    shapes = {"first": (48, 1, 3, 3), "second": (48, 48, 3, 3), "third": (48, 48, 3, 3), "last": (8, 48, 3, 3)}
+    convolutions = {name: drawn(*shape) for name, shape in shapes.items()}
+    wide = drawn(FEATURES, 8 * (SIDE // 4) ** 2)
+    weights = {**convolutions, "wide": wide, "head": np.zeros((4, FEATURES), np.float32)}
     nodes, last = [], "image"
-    for index, name in enumerate(("conv1", "conv2", "conv3")):
-        stride = 4 if index == 2 else 1
+    for name in convolutions:
+        stride = 4 if name == "last" else 1
         nodes.append(helper.make_node("Conv", [last, name], [f"{name}.y"], name=name, pads=[1] * 4, strides=[stride] * 2))
         nodes.append(helper.make_node("Relu", [f"{name}.y"], [f"{name}.r"], name=f"{name}.relu"))
         last = f"{name}.r"
@@ -92,7 +92,7 @@ def model(path: Path) -> None:
         graph = helper.make_graph(
             nodes,
             "shapes",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 32, 32])],
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, SIDE, SIDE])],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name, size in outputs.items()],
             [numpy_helper.from_array(array, name) for name, array in weights.items()],
         )
@@ -100,12 +100,12 @@ def model(path: Path) -> None:
 
     import onnxruntime
 
-    written({"features": 96})
+    written({"features": FEATURES})
     pictures, labels = images()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     features = session.run(None, {"image": pictures[40:]})[0]
     wanted = np.eye(4)[labels[40:]] - 0.25
-    solved = np.linalg.solve(features.T @ features + 10.0 * np.eye(96), features.T @ wanted)
+    solved = np.linalg.solve(features.T @ features + 10.0 * np.eye(FEATURES), features.T @ wanted)
     weights["head"] = np.ascontiguousarray(solved.T, dtype=np.float32)
     written({"scores": 4})
 
@@ -134,11 +134,11 @@ class Repository:
         who = ["-c", "user.name=A Person", "-c", "user.email=person@example.com", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", *who, *words], cwd=self.folder, check=True, capture_output=True, env=self._environment())
 
-    def run(self) -> Ran:
-        """``accel optimize`` in the working tree, as CI types it; again where the machine was too busy for it to decide."""
+    def run(self, metric: str) -> Ran:
+        """``accel optimize`` in the working tree, as CI types it; again where the machine was too busy to decide ``metric``."""
         for _ in range(TRIES):
             found = self._once()
-            if not found.undecided:
+            if metric not in found.undecided:
                 break
         return found
 
@@ -173,9 +173,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made.git("init", "-b", "main")
     made.git("add", ".")
     made.git("commit", "-m", "A model, its data and its recipe")
-    main = made.run()
-    assert main.code == 0, main.err
-    assert main.undecided == []
+    main = made.run("latency_p50_ms")
+    assert (main.code, main.undecided) == (0, []), main.err
     assert main.report["rows"][-1]["metrics"][0]["value"] > 0.9, "the model is no good, so nothing can spoil it"
     (folder / "main").mkdir()
     shutil.copyfile(folder / "out" / "shapes" / "report.json", folder / "main" / "report.json")
@@ -225,14 +224,12 @@ def test_the_right_gate_fails(
     spoil(repository.folder)
     repository.git("commit", "-a", "-m", f"A change that spoils {branch}")
     try:
-        found = repository.run()
+        found = repository.run(metric)
     finally:
         repository.git("checkout", "-f", "main")
-    assert found.undecided == [], found.err
     assert found.failed == [metric], found.report["gates"]
     assert found.code == code, found.err
-    assert "FAIL" in found.first_line
-    assert metric in found.first_line
+    assert f"FAIL 1 of 4 gates ({metric}@ort" in found.first_line.replace("\\", "").replace("&#8203;", "")
     assert [gate["line"] for gate in found.report["gates"] if gate["failed"]] == [_line_of(metric)]
 
 

@@ -301,6 +301,11 @@ class SessionRunner:
         except Exception as error:  # the library's errors have no common class
             raise self._fault(inputs, error) from error
 
+    def another(self) -> SessionRunner:
+        """The same session, whose ``run`` may be called from several threads at once."""
+        self._require_open()
+        return SessionRunner(self._session, self.signature, self._plan, self._cache, self._notes)
+
     def executed_precision(self) -> ExecutedPrecision:
         """Read from the graph that the runtime itself writes after its optimizations, at the level that runs.
 

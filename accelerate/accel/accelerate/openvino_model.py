@@ -95,6 +95,10 @@ class OpenVino:
             properties["INFERENCE_NUM_THREADS"] = target.threads
         return {"device": target.device.upper(), "properties": properties}
 
+    def with_streams(self, target: Target, streams: int) -> Target:
+        """It shares out INFERENCE_NUM_THREADS among its streams; with one stream, requests wait for one another."""
+        return replace(target, threads=target.threads * streams, options={**target.options, "num_streams": streams})
+
     def deploy(
         self, model: Model, target: Target, folder: Path, *, cache: Path | None = None, progress: Progress = silent
     ) -> OnnxModel:
@@ -255,6 +259,14 @@ class CompiledRunner:
             return outputs
         except Exception as error:  # RuntimeError, TypeError or KeyError, as the layer that notices has it
             raise self._fault(inputs, error) from error
+
+    def another(self) -> CompiledRunner:
+        """A request of its own. How many run at a time is the compiled model's NUM_STREAMS.
+
+        Run it once before others run in threads: where two hand over their first arrays at the same moment, both wait for ever
+        (OpenVINO 2026.4: a static of pybind11's numpy interface, waited for with Python's lock held).
+        """
+        return CompiledRunner(self._require_open(), self.signature, self._path)
 
     def executed_precision(self) -> ExecutedPrecision:
         """Read from the runtime's own graph after its optimizations, and from the file: that is no part of compiling."""

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
+
+import numpy as np
 
 from accel.benchmarks.environment import control_groups
 from accel.machine import Conditions
@@ -90,7 +92,7 @@ def drift(times: Mapping[str, Turns]) -> float | None:
     """
     changes = []
     for turns in times.values():
-        logs = [log(max(1.0, median(sample for turn in rounds for sample in turn))) for rounds in turns if any(rounds)]
+        logs = [log(max(1.0, float(np.median(np.concatenate(rounds))))) for rounds in turns if any(rounds)]
         if len(logs) >= 3:
             third = len(logs) // 3
             changes.append(fmean(logs[-third:]) - fmean(logs[:third]))

@@ -96,7 +96,11 @@ def estimate(found: Estimate, form: Form, quantity: Quantity) -> str:
 
 def words(limit: Limit, quantity: Quantity, settings: GateSettings) -> str:
     """``at most +5 %``, ``at least -1 points``, ``at least 2x as good``."""
-    text = f"{'at most' if limit.upper else 'at least'} {number(limit.bound, limit.form, quantity)}"
+    scale, word = shown_unit(limit.form, quantity)
+    sign = "+" if limit.form in ("difference", "relative") else ""
+    bound = limit.bound * scale
+    digits = format(round(bound), f"{sign},d") if word == "bytes" else f"{bound:{sign}.6g}"
+    text = f"{'at most' if limit.upper else 'at least'} {_with_unit(_not_minus_zero(digits), word)}"
     if limit.form == "better":
         text += " as good"
     if settings.margin_abs:

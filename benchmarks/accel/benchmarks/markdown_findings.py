@@ -42,7 +42,7 @@ def gates(report: Report, room: Room, shown: Shown) -> list[str]:
 
 
 def _sentences(chosen: Sequence[Gate], room: Room, shown: Shown) -> list[str]:
-    kept = [f"{shown(gate.name)}: {shown(gate.text)}" for gate in chosen[: min(room.notes, 10)]]
+    kept = [shown(gate.text) for gate in chosen[: min(room.notes, 10)]]
     more = len(chosen) - len(kept)
     return [*kept, *([f"and {more:,} more, see the table"] if more else [])]
 
@@ -122,9 +122,11 @@ def roofline(report: Report, room: Room, shown: Shown) -> list[str]:
     if peaks is not None:
         rates = [("FP32", peaks.fp32_gops), ("BF16", peaks.bf16_gops), ("INT8", peaks.int8_gops)]
         said = ", ".join(f"{name} {figures.count(rate * 1e9)}op/s" for name, rate in rates if rate is not None)
+        cache = "" if peaks.cache_gb_s is None else f", cache {peaks.cache_gb_s:.1f} GB/s"
+        threads = f"{peaks.threads} thread{'s' if peaks.threads != 1 else ''}"
         parts.append(
-            f"The peak of this machine with {peaks.threads} threads, by the runtimes' own kernels: {said}, "
-            f"memory {peaks.bandwidth_gb_s:.1f} GB/s (measured {shown(peaks.measured)})."
+            f"The peak of this machine with {threads}, by the runtimes' own kernels: {said}, "
+            f"memory {peaks.bandwidth_gb_s:.1f} GB/s{cache} (measured {shown(peaks.measured)})."
         )
     return parts
 
@@ -141,13 +143,20 @@ def accuracy(report: Report, room: Room, shown: Shown) -> list[str]:
         return names[label] if 0 <= label < len(names) else str(label)
 
     drops = [
-        [shown(row.name), shown(called(drop.label)), figures.percent(drop.reference), figures.percent(drop.value), str(drop.n)]
+        [
+            shown(row.name),
+            shown(called(drop.label)),
+            figures.percent(drop.reference),
+            figures.percent(drop.value),
+            str(drop.n),
+            "yes" if drop.significant else "no",
+        ]
         for row in report.rows
         for drop in row.classes[:WORST_CLASSES]
         if drop.value < drop.reference
     ]
     if drops:
-        head = ["row", "class that lost most", "reference", "here", "n"]
+        head = ["row", "class that lost most", "reference", "here", "n", "significant"]
         details.append(cut_table(head, drops, range(2, 5), room.lines))
     differing = [
         f"{row.name}: sample {found.sample}: {called(found.predicted)} instead of {called(found.reference)}, "

@@ -23,7 +23,8 @@ def chosen(count: int, *, allowed: Sequence[int] | None = None, root: Path = Pat
     if allowed is None:
         allowed = sorted(os.sched_getaffinity(0)) if available() else []
     taken: set[str] = set()
-    firsts, seconds = [], []
+    firsts: list[int] = []
+    seconds: list[int] = []
     for core in sorted(allowed):
         siblings = _siblings(core, root)
         (seconds if siblings in taken else firsts).append(core)
@@ -44,8 +45,8 @@ def pin(cores: Sequence[int]) -> None:
             with suppress(ProcessLookupError):  # it ended meanwhile
                 os.sched_setaffinity(task, cores)
     except OSError as error:
-        shown = ", ".join(map(str, cores))
-        raise UsageError(f"benchmark.pinning: cores {shown} are not to be had ({error.strerror}); set pinning: false") from error
+        found = f"cores {', '.join(map(str, cores))} are not to be had ({error.strerror})"
+        raise UsageError(f"benchmark.pinning: {found}; set pinning: false") from error
 
 
 def held() -> list[list[int]]:
@@ -59,7 +60,7 @@ def held() -> list[list[int]]:
 
 def _threads() -> list[int]:
     try:
-        return sorted(int(name) for name in os.listdir("/proc/self/task"))
+        return sorted(int(task.name) for task in Path("/proc/self/task").iterdir())
     except OSError:
         return []
 

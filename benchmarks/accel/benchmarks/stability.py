@@ -38,6 +38,7 @@ def of_latency(p50_ms: Estimate, turns_ms: Floats) -> str | None:
             f" {turns_ms.shape[0]} restarts; {_MORE}"
         )
     low, middle, high = (float(each) for each in np.quantile(turns_ms, (0.25, 0.5, 0.75)))
+    low = max(low, RESOLUTION_MS)
     if high - low > WIDEST_TURNS * middle:
         return (
             f"half of its {turns_ms.size} turns had a median below {low:.4g} or above {high:.4g} ms,"

@@ -53,9 +53,9 @@ def _print(console: Console, text: str, style: str) -> None:
 
 
 def _gate(gate: Gate) -> tuple[str, str]:
-    """``FAIL``, and ``FAIL top1 on ort: the sentence``."""
+    """``FAIL``, and ``FAIL: the sentence``, which names metric and target."""
     word = "FAIL" if gate.failed else gate.verdict.upper() if gate.verdict != "fail" else "INCONCLUSIVE"
-    return word, f"{word} {plain(gate.name, LONGEST)}: {plain(gate.text, LONGEST)}"
+    return word, f"{word}: {plain(gate.text, LONGEST)}"
 
 
 def _table(report: Report) -> Table:

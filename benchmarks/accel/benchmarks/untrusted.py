@@ -9,6 +9,7 @@ from html import escape
 # characters below the end of the plane that XML forbids.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}|~#$^!]")
+_MENTION = re.compile(r"(?<![A-Za-z0-9])@|@(?=[\w.-]*\.\w)")  # @somebody and a mail address, not top1@target
 _LEADING = re.compile(r"^([-+=](?=[-=\s]|$)|\d{1,9}(?=[.)](\s|$)))")
 
 
@@ -40,10 +41,10 @@ def summary(text: str, limit: int = 120) -> str:
 
 def _unlinked(text: str) -> str:
     """``text`` in which GitHub finds no command, address or mention; it may hold entities."""
+    text = _MENTION.sub("@&#8203;", text)
     text = text.replace("::", ":&#58;").replace("://", "&#58;//")
     text = re.sub(r"(www)\.", r"\1&#46;", text, flags=re.IGNORECASE)
-    text = re.sub(r"##(?=\w*\[)", "#&#35;", text)
-    return text.replace("@", "@&#8203;")
+    return re.sub(r"##(?=\w*\[)", "#&#35;", text)
 
 
 def fenced(code: str, language: str = "python") -> str:

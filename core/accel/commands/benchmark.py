@@ -54,12 +54,12 @@ def run(
     batch_size: int | None,
     shapes: Sequence[str],
     duration_s: float,
-    fail_on: Sequence[str],
     cache: Callable[[Path | None], Path],
     as_json: bool,
     quiet: bool,
     out: Console,
     err: Console,
+    fail_on: Sequence[str] = (),
 ) -> int:
     """Rows of ``path`` are results where there is something to compare with (``against``), else all rows are compared.
 

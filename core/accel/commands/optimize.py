@@ -29,12 +29,12 @@ def run(
     cache: Callable[[Path | None], Path],
     allowed: Sequence[str],
     benchmark: bool,
-    gates: Sequence[str],
-    keep_failed: bool,
     as_json: bool,
     quiet: bool,
     out: Console,
     err: Console,
+    gates: Sequence[str] = (),
+    keep_failed: bool = False,
 ) -> int:
     """Exit code 0; 4 where a row of the report failed; else that of the gates. Every other failure is raised."""
     recipe = from_text(_recipe(path, overrides, data, targets), gates)

@@ -33,12 +33,19 @@ class BenchmarkSettings(BaseModel):
     """How latency and throughput are measured.
 
     The main comparison is ``single_stream`` at the first of ``batch_sizes`` and ``threads``. Every other scenario, and every
-    other combination of ``batch_sizes``, ``threads`` and ``streams``, is a point of its own beside it.
+    other combination of ``batch_sizes``, ``threads`` and ``streams``, is a point of its own beside it: all rows in turn, in five
+    restarts, ``min_duration_s`` seconds per row and point.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    scenario: Annotated[Scenarios, Field(description="One or several, in MLPerf's words")] = ("single_stream",)
+    scenario: Annotated[
+        Scenarios,
+        Field(
+            description="One or several, in MLPerf's words. Whatever is asked for, rows are compared in single_stream too, and"
+            " every ratio in the verdict and the gates is that comparison's"
+        ),
+    ] = ("single_stream",)
     warmup: Annotated[int, Field(ge=0, description="Inferences before any is timed")] = 10
     min_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row, at least")] = 3.0
     min_iterations: Annotated[int, Field(gt=0, description="Timed inferences per row, at least")] = 100
@@ -50,11 +57,21 @@ class BenchmarkSettings(BaseModel):
         tuple[Literal[50, 90, 99], ...], Field(description="Of latency; no others are reported, nor from too few inferences")
     ] = (50, 90, 99)
     batch_sizes: Numbers = (1,)
-    threads: Annotated[Numbers, Field(description="Of each inference")] = (1,)
+    threads: Annotated[
+        Numbers, Field(description="Of each inference; a row is not measured with more of them than there are cores")
+    ] = (1,)
     streams: Annotated[Numbers, Field(description="offline, server: inferences at a time, with threads each")] = (1,)
-    pinning: Annotated[bool, Field(description="Each row on as many cores as it has threads")] = False
+    pinning: Annotated[bool, Field(description="Each row is kept on as many cores as it has threads, while it is timed")] = (
+        False
+    )
     server_bound_ms: Annotated[
-        float | None, Field(gt=0, description="server: what the 99th percentile may take; by default ten times the median")
+        float | None,
+        Field(
+            gt=0,
+            description="server: what the 99th percentile may take, the same for all rows; by default ten times the"
+            " single-stream median of the slowest FP32 baseline. The search for the highest rate takes at most max_duration_s"
+            " in each restart",
+        ),
     ] = None
     restarts: Annotated[int, Field(ge=5, description="Fresh processes per row, at least: what intervals are computed from")] = 5
     compile_timeout_s: Annotated[float, Field(gt=0)] = 600.0

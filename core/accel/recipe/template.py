@@ -362,8 +362,9 @@ benchmark:
 #   - {metric: latency_p50_ms, max_drop: 0.05}  # at most 5 % slower than the untouched model, timed in turn (12)
 #   - {metric: size_bytes, max_drop: 0}  # no larger than the untouched model (13)
 #   - {metric: int8_share, min: 0.9}  # of the quantized operators, those that really ran in INT8 (14)
-# more limits: max, min (of the value), min_improvement: 2.0 (twice as good); more keys: target, drop_type, margin_abs,
-# vs: path/to/report.json (by default the baseline of the same run), on_inconclusive: fail
+#   # more limits: max, min (of the value), min_improvement: 2.0 (twice as good); more keys: target, drop_type,
+#   # vs: path/to/report.json (by default the baseline of the same run), margin_abs,
+#   # on_inconclusive: fail
 
 report:
   formats: [json, md, html]  # and junit, github-action-benchmark, bencher

@@ -20,6 +20,7 @@ from accel.accelerate.engines import buffers as tensorrt_buffers
 from accel.accelerate.engines import library as tensorrt_library
 from accel.accelerate.engines.run import EngineRunner
 from accel.accelerate.nvidia_device import UNKNOWN_STATE
+from accel.contracts import Concurrent
 from accel.errors import BackendFault, DataFault, MissingBackend, SafetyRefusal
 
 PREPARED = [
@@ -407,3 +408,24 @@ def test_exit_takes_what_python_gives_it(plain: Subject) -> None:
     """For the type checker too: a runner is a context manager of the usual shape."""
     exiting: tuple[type[BaseException] | None, BaseException | None, TracebackType | None] = (None, None, None)
     plain.open().__exit__(*exiting)
+
+
+# -- several threads ------------------------------------------------------------------------------------------------------
+
+
+def test_another_runner_has_a_lane_of_its_own_and_goes_with_the_first(plain: Subject) -> None:
+    runner = plain.open()
+    other = runner.another()
+    assert isinstance(runner, Concurrent)
+    run(runner)
+    since(plain)
+    x = rows(4, 1)
+    np.testing.assert_array_equal(list(other({"x": x}))[0], 2 * x)
+    assert PREPARED[0] in since(plain)  # its own context is given its shapes, its own buffers are made
+    run(runner)
+    assert "make memory" not in since(plain)
+    runner.__exit__(None, None, None)
+    assert world(plain).alive == []
+    assert world(plain).violations == []
+    with pytest.raises(BackendFault, match="closed"):
+        other({"x": x})

@@ -92,7 +92,8 @@ class Opening:
 
 
 class EngineRunner:
-    """One engine with as many execution contexts and streams as the target's ``streams``. Not for several threads at once.
+    """One engine with as many execution contexts and streams as the target's ``streams``. Not for several threads at once:
+    those take :meth:`another`.
 
     A call copies its inputs to the GPU, runs the engine on the first stream, copies the outputs back and waits for them.
     ``memory``: the library that holds the GPU's memory; ``device``: the GPU.
@@ -106,6 +107,7 @@ class EngineRunner:
         self._path = opening.path
         self._loaded: LoadedEngine | None = None
         self._lanes: list[Lane] = []
+        self._others: list[Lane] = []
         try:
             with tensorrt_library.undisturbed(), self._faults(None):
                 self._open()
@@ -119,7 +121,11 @@ class EngineRunner:
 
         Shapes other than the last call's get new buffers, and their first inference compiles or captures: that call is slow.
         """
-        lane = self._first()
+        return self.infer(self._first(), inputs)
+
+    def infer(self, lane: Lane, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """A call on one of this runner's lanes; different lanes may be at it at the same time."""
+        self._open_engine()
         with self._faults(lane), lane.on():
             self._prepare(lane, inputs)
             lane.copy_in()
@@ -127,6 +133,12 @@ class EngineRunner:
             lane.copy_out()
             lane.synchronize()
             return lane.read()
+
+    def another(self) -> LaneRunner:
+        """A context, a stream and buffers of its own on the same engine; all are given back with this runner's."""
+        with self._faults(None):
+            self._others.append(self._lane(cuda_graphs=self._opening.settings.cuda_graphs))
+        return LaneRunner(self, self._others[-1])
 
     def latency(self, inputs: Mapping[str, Array], queries: int, *, copies: bool = False, warmup: int = _WARMUP) -> Latency:
         """``queries`` inferences of ``inputs``, one after the other, timed by CUDA events; ``warmup`` before do not count.
@@ -245,7 +257,8 @@ class EngineRunner:
         return Lane(context, stream, loaded.tensors, self.signature, gpu, capture=capture)
 
     def _release(self) -> None:
-        lanes, self._lanes = self._lanes, []
+        lanes = [*self._lanes, *self._others]
+        self._lanes, self._others = [], []
         loaded, self._loaded = self._loaded, None
         _release_lanes(lanes, loaded)
 
@@ -295,6 +308,29 @@ class EngineRunner:
 
     def _logged(self) -> str:
         return "" if self._loaded is None else self._loaded.log.take_error()
+
+
+class LaneRunner:
+    """A lane of an EngineRunner's engine, in a thread of its own. Closed with that runner, and not before."""
+
+    def __init__(self, owner: EngineRunner, lane: Lane) -> None:
+        self.signature = owner.signature
+        self._owner = owner
+        self._lane = lane
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """As EngineRunner's."""
+        return self._owner.infer(self._lane, inputs)
+
+    def executed_precision(self) -> ExecutedPrecision:
+        """The owner's: it is the same engine."""
+        return self._owner.executed_precision()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
 
 
 def _release_lanes(lanes: Sequence[Lane], loaded: LoadedEngine | None = None) -> None:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from accel.benchmarks import pinning
+from accel.errors import UsageError
+
+pytestmark = pytest.mark.skipif(not pinning.available(), reason="this system does not let a process choose its cores")
+
+
+def siblings(root: Path, *groups: str) -> Path:
+    for group in groups:
+        for core in group.split(","):
+            folder = root / f"sys/devices/system/cpu/cpu{core}/topology"
+            folder.mkdir(parents=True)
+            (folder / "thread_siblings_list").write_text(f"{group}\n")
+    return root
+
+
+def test_the_first_of_the_allowed_cores(tmp_path: Path) -> None:
+    assert pinning.chosen(2, allowed=[5, 3, 9], root=tmp_path) == [3, 5]
+    assert pinning.chosen(8, allowed=[1, 0], root=tmp_path) == [0, 1]
+
+
+def test_a_physical_core_is_taken_once_before_any_is_taken_twice(tmp_path: Path) -> None:
+    root = siblings(tmp_path, "0,1", "2,3")
+    assert pinning.chosen(2, allowed=[0, 1, 2, 3], root=root) == [0, 2]
+    assert pinning.chosen(3, allowed=[0, 1, 2, 3], root=root) == [0, 1, 2]
+
+
+def test_only_cores_that_this_process_may_use() -> None:
+    assert pinning.chosen(1) == sorted(os.sched_getaffinity(0))[:1]
+
+
+def test_every_thread_moves_also_those_that_were_there_before() -> None:
+    program = (
+        "import threading, time; from accel.benchmarks import pinning\n"
+        "stop = threading.Event(); old = threading.Thread(target=stop.wait); old.start()\n"
+        "core = pinning.chosen(1); pinning.pin(core)\n"
+        "new = threading.Thread(target=stop.wait); new.start()\n"
+        "held = pinning.held(); assert len(held) == 3, held; assert held == [core] * 3, held\n"
+        "stop.set()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_cores_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"benchmark\.pinning: cores 1023 are not to be had .*; set pinning: false"):
+        pinning.pin([1023])
