@@ -59,6 +59,9 @@ QUICK_ARMS = ("ort", "ov", "ort-int8", "nncf-ov")
 RIVAL = {"onnxruntime": "ort-int8", "openvino": "nncf-ov"}
 """The call that a user of a runtime's own tools makes to quantize, by our backend."""
 
+LONGEST_S = 3.0
+"""Seconds a row, starting its processes included, where a duration is given: after that no restart is added."""
+
 MAX_SLOWER = 0.25
 MAX_DROP = 0.01
 """Gates of --quick: wide, for a shared runner; against the rival's latency, and against the untouched model's top-1."""
@@ -166,7 +169,8 @@ class Suite:
     def _settings(self, recipe: Recipe) -> BenchmarkSettings:
         if self.duration_s is None:
             return recipe.benchmark
-        timed = {"min_duration_s": self.duration_s, "max_duration_s": self.duration_s, "min_iterations": 50}
+        longest = max(self.duration_s, LONGEST_S)
+        timed = {"min_duration_s": self.duration_s, "max_duration_s": longest, "min_iterations": 50}
         return recipe.benchmark.model_copy(update=timed)
 
     def _measured(self, recipe: Recipe, subjects: Sequence[Subject], built: Report, sample: Path) -> Report:

@@ -21,9 +21,9 @@ def section(report: Report, wrote: Mapping[str, str]) -> list[str]:
     """The table of one model, what it rests on below. ``wrote``: what the user wrote, by row name."""
     base = yardstick(report.rows)
     lines = [_line(row, base, wrote.get(row.name, "")) for row in report.rows]
-    said = [f"### {markdown(report.name)}", "", table(HEAD, lines, range(2, 8)), "", _basis(report)]
+    said = [f"### {markdown(report.name)}", "", *table(HEAD, lines, range(2, 8)).splitlines(), "", _basis(report)]
     problems = report.conditions.problems if report.conditions is not None else []
-    said += [f"* {markdown(text)}" for text in (*problems, *report.warnings, *_unstable(report))]
+    said += [f"* {markdown(text)}" for text in dict.fromkeys((*problems, *report.warnings, *_unstable(report)))]
     for gate in report.gates:
         said.append(f"* gate {markdown(gate.name)}: **{gate.verdict}**: {markdown(gate.text)}")
     return [*said, ""]

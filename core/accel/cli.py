@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from accel import options
 from accel.atomic import storage_fault
 from accel.benchmarks.untrusted import lines
 from accel.errors import AccelError, EnvironmentFault, StorageFault
@@ -25,21 +26,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a trained PyTorch or ONNX model into the smallest, fastest artefact that keeps its accuracy, and prove it.",
 )
-
-RecipeArgument = Annotated[Path, typer.Argument(help="recipe.yaml", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value: overrides of the recipe", show_default=False)]
-CacheDir = Annotated[Path | None, typer.Option("--cache-dir", help="the store of finished steps [default: your cache folder]")]
-OutputDir = Annotated[Path | None, typer.Option("--output", "-o", help="where a folder named like the recipe is made")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
-AllowImport = Annotated[
-    list[str] | None, typer.Option("--allow-import", help="a package that the recipe may import, besides its own folder")
-]
-
-
-FailOn = Annotated[
-    list[str] | None, typer.Option("--fail-on", help="'latency_p50>+5%', 'top1<-1pt', 'size>+0%', 'speedup<2', ...@target")
-]
 
 
 class Stopped(BaseException):
@@ -86,21 +72,19 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 @app.command()
 def optimize(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml, or an .onnx file with --data and --target", show_default=False)],
-    overrides: Overrides = None,
+    overrides: options.Overrides = None,
     data: Annotated[Path | None, typer.Option("--data", help="for an .onnx: .npz, image folder, .csv or .tar")] = None,
     target: Annotated[
         list[str] | None, typer.Option("--target", help="for an .onnx: onnxruntime, openvino, openvino/npu")
     ] = None,
-    output: OutputDir = None,
-    cache_dir: CacheDir = None,
-    allow_import: AllowImport = None,
+    output: options.OutputDir = None,
+    cache_dir: options.CacheDir = None,
+    allow_import: options.AllowImport = None,
     benchmark: Annotated[bool, typer.Option("--benchmark/--no-benchmark", help="measure, or only build")] = True,
-    gate: Annotated[
-        list[str] | None, typer.Option("--gate", help="a limit besides the recipe's, such as 'latency_p50>+5%'")
-    ] = None,
-    keep_failed: Annotated[bool, typer.Option("--keep-failed", help="publish files whose accuracy gate failed")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    gate: options.Gates = None,
+    keep_failed: options.KeepFailed = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Run a recipe: passes, artefacts for every target, measurements, report."""
     from accel.commands.optimize import run
@@ -124,7 +108,7 @@ def optimize(
 
 
 @app.command()
-def validate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> int:
+def validate(recipe: options.RecipeArgument, overrides: options.Overrides = None, as_json: options.AsJson = False) -> int:
     """Check a recipe: every problem at once, with line and column. Imports none of its code."""
     from accel.commands.validate import run
 
@@ -133,12 +117,12 @@ def validate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
 
 @app.command()
 def plan(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    output: OutputDir = None,
-    cache_dir: CacheDir = None,
-    allow_import: AllowImport = None,
-    as_json: AsJson = False,
+    recipe: options.RecipeArgument,
+    overrides: options.Overrides = None,
+    output: options.OutputDir = None,
+    cache_dir: options.CacheDir = None,
+    allow_import: options.AllowImport = None,
+    as_json: options.AsJson = False,
 ) -> int:
     """Show the steps, which of them are stored already, and what each target will get. Runs nothing."""
     from accel.commands.plan import run
@@ -157,19 +141,17 @@ def plan(
 @app.command()
 def benchmark(
     path: Annotated[Path, typer.Argument(help="an .onnx or .xml file, or the output folder of a run", show_default=False)],
-    backend: Annotated[
-        list[str] | None, typer.Option("--backend", "-b", help="onnxruntime, openvino [default: all here]")
-    ] = None,
+    backend: options.Backends = None,
     against: Annotated[list[Path] | None, typer.Option("--vs", help="another file to measure in turn with the first")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, gpu or npu")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="[default: of the run, else 1]", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="[default: of the run, else 1]", show_default=False)] = None,
     shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
     duration: Annotated[float, typer.Option(min=0.1, help="seconds timed for each row, at least")] = 3.0,
-    fail_on: FailOn = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    fail_on: options.FailOn = None,
+    cache_dir: options.CacheDir = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Measure model files, or a finished run again, in interleaved turns."""
     from accel.commands.benchmark import run
@@ -195,19 +177,9 @@ def benchmark(
 @app.command()
 def report(
     path: Annotated[Path, typer.Argument(help="report.json, or the output folder of a run", show_default=False)],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="md, html, junit, json, github-action-benchmark, bencher, brief (one table), table, or github (annotations)",
-        ),
-    ] = "md",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="file, or folder, to write instead of standard output")
-    ] = None,
-    summary: Annotated[
-        Path | None, typer.Option("--summary", help="with github: file that the Markdown is added to, $GITHUB_STEP_SUMMARY")
-    ] = None,
+    form: options.ReportForm = "md",
+    output: options.ReportOutput = None,
+    summary: options.Summary = None,
 ) -> int:
     """Render a report again, without measuring."""
     from accel.commands.report import run
@@ -219,11 +191,9 @@ def report(
 def compare(
     base: Annotated[Path, typer.Argument(help="report.json, or the output folder, before", show_default=False)],
     head: Annotated[Path, typer.Argument(help="report.json, or the output folder, after", show_default=False)],
-    fail_on: FailOn = None,
-    across_machines: Annotated[
-        bool, typer.Option("--across-machines", help="compare ratios of latencies that different machines measured")
-    ] = False,
-    on_removed: Annotated[str, typer.Option("--on-removed", help="warn or fail, where a row of base is gone")] = "warn",
+    fail_on: options.FailOn = None,
+    across_machines: options.AcrossMachines = False,
+    on_removed: options.OnRemoved = "warn",
     form: Annotated[str, typer.Option("--format", help="table, md or json")] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
 ) -> int:
@@ -245,7 +215,7 @@ def compare(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help=".onnx, .xml, .safetensors or a state dict", show_default=False)],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Show what is in a model file: signature, operators, parameters, MACs, precision."""
     from accel.commands.inspect import run
@@ -258,7 +228,7 @@ def lint(
     path: Annotated[Path | None, typer.Argument(help="an .onnx file", show_default=False)] = None,
     target: Annotated[str | None, typer.Option("--target", help="tensorrt or tensorrt-rtx", show_default=False)] = None,
     rules: Annotated[bool, typer.Option("--rules", help="list what is looked for, and end")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Say what a target will refuse or run badly, node by node, before anything is built."""
     from accel.commands.lint import run
@@ -271,7 +241,7 @@ def layers(
     path: Annotated[Path, typer.Argument(help="a TensorRT .engine, or the layers that trtexec saved", show_default=False)],
     times: Annotated[Path | None, typer.Option("--times", help="what trtexec --exportProfile saved")] = None,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="the file the engine was built from: tells lost fusions")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Say where the time of a TensorRT engine goes, in the names of the ONNX file."""
     from accel.commands.layers import run
@@ -282,12 +252,8 @@ def layers(
 @app.command()
 def init(
     model: Annotated[str, typer.Argument(help="an .onnx file, or file.py:factory", show_default=False)],
-    data: Annotated[
-        Path | None, typer.Option("--data", help=".npz, image folder, .csv or .tar to calibrate and judge on")
-    ] = None,
-    target: Annotated[
-        list[str] | None, typer.Option("--target", help="backend or backend/device [default: onnxruntime and openvino]")
-    ] = None,
+    data: options.ModelData = None,
+    target: options.NewTargets = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="recipe to write")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
 ) -> int:
@@ -298,7 +264,7 @@ def init(
 
 
 @app.command()
-def doctor(cache_dir: CacheDir = None, as_json: AsJson = False) -> int:
+def doctor(cache_dir: options.CacheDir = None, as_json: options.AsJson = False) -> int:
     """Say for each backend its version and devices, or what is missing."""
     from accel.commands.doctor import run
 
@@ -306,7 +272,7 @@ def doctor(cache_dir: CacheDir = None, as_json: AsJson = False) -> int:
 
 
 @app.command("list")
-def list_(as_json: AsJson = False) -> int:
+def list_(as_json: options.AsJson = False) -> int:
     """List passes, backends and tasks."""
     from accel.commands.catalogue import run
 
@@ -327,8 +293,8 @@ def schema(
 def cache(
     action: Annotated[str, typer.Argument(help="path, list, verify, shrink or clear")] = "list",
     limit_gib: Annotated[float, typer.Option("--limit-gib", min=0.0, help="for shrink: what may stay")] = 10.0,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
+    cache_dir: options.CacheDir = None,
+    as_json: options.AsJson = False,
 ) -> int:
     """Look after the store of finished steps."""
     from accel.commands.cache import run

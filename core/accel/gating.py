@@ -48,8 +48,6 @@ def judged(
     places: Sequence[tuple[int, int]] = (),
 ) -> Report:
     """``report`` with its gates, the verdict that names their limits, and a warning for each that decided nothing."""
-    if not settings:
-        return report
     gates = judge(settings, report, stored=stored, places=places)
     said = [*report.warnings, *inconclusive(gates)]
     found = {"gates": gates, "verdict": verdict(report.rows, report.noise, gates), "warnings": list(dict.fromkeys(said))}

@@ -22,7 +22,7 @@ from accel.report import Noise, Point, Row
 from accel.report import Sample as ShownSample
 from accel.rows import Found, Subject, guessing, row, unlike
 from accel.sessions import TURN_SLACK_S, Sessions
-from accel.sweeping import sweep
+from accel.sweeping import crowded, sweep
 from accel.timed_inputs import Sample
 from accel.worker import Worker
 
@@ -80,6 +80,7 @@ class Bench:
             folder=folder,
             sample=sample,
             compile_timeout_s=settings.compile_timeout_s,
+            pinned=settings.pinning,
         )
         self._screen = screen
         self._warnings: list[str] = []
@@ -89,6 +90,7 @@ class Bench:
 
         ``gates``: those on the median that are to be decided by the timing, which goes on until they are.
         """
+        self._warnings += filter(None, [crowded(self._settings.threads[0], cores())])
         found = {subject.name: Found(subject) for subject in subjects}
         self._inspect(found)
         alive = _alive(found)
@@ -221,6 +223,7 @@ class Bench:
             "scenario": settings.scenario[0],
             "batch_size": settings.batch_sizes[0],
             "threads": settings.threads[0],
+            "pinned": self._sessions.cores_for(settings.threads[0]),
             "warmup_queries": settings.warmup,
             "percentiles": list(settings.percentiles),
             "timed_inputs": timed,

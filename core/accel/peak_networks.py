@@ -68,9 +68,9 @@ def networks(threads: int, memory_bytes: int) -> tuple[Network, ...]:
             what = f"Conv 3x3 of {'x'.join(map(str, shape))}"
             found.append(Network(figure, what, amount, partial(_convolutions, shape, quantized)))
         for rows, width in _PRODUCTS:
-            shape = (rows * threads, width)
-            amount = 2 * _IN_A_ROW * math.prod(shape) * width
-            found.append(Network(figure, f"MatMul {shape[0]}x{width}x{width}", amount, partial(_products, shape, quantized)))
+            matrix = (rows * threads, width)
+            amount = 2 * _IN_A_ROW * math.prod(matrix) * width
+            found.append(Network(figure, f"MatMul {matrix[0]}x{width}x{width}", amount, partial(_products, matrix, quantized)))
     over = f"vector by matrix of {4 * side * side >> 10} KiB"
     found.append(Network("cache_gb_s", over, _OVER_AND_OVER * 4 * side * side, partial(_vector_by_matrix, side)))
     largest = f"ReduceMax over {4 * tall * _COLUMNS * _PARTS >> 20} MiB"

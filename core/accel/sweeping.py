@@ -58,6 +58,14 @@ def sweep(
     return points
 
 
+def crowded(threads: int, there: int) -> str | None:
+    """A warning where the main comparison has more threads than there are cores; None where it has not."""
+    if threads <= there:
+        return None
+    found = f"benchmark.threads: {threads}, and this process may use {_counted(there, 'core')}"
+    return f"{found}: what is timed is how threads wait for one another; set threads: {there}"
+
+
 class _AtSetting:
     """All rows at one setting. ``_taken``: what each has answered so far, a list per restart."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -131,6 +131,34 @@ def test_wrong_inputs_are_told(runtime: str, tmp_path: Path) -> None:
     inputs = {"x": np.zeros((2, 16, 24), np.float32)}
     with pytest.raises(DataFault):
         catalog.backend(runtime).profile(model, Target("here", runtime, batch=2), inputs, queries=1, cache=tmp_path)
+
+
+def test_an_engine_is_profiled_at_the_shapes_it_is_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+
+    class Engine:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            done.append("closed")
+
+        def __call__(self, inputs: Mapping[str, Any]) -> list[Any]:
+            done.append(sorted(inputs))
+            return []
+
+        def profile(self, queries: int) -> LayerProfile:
+            done.append(queries)
+            return LayerProfile((run("conv", "one/Conv"),))
+
+    backend = catalog.backend("tensorrt")
+    monkeypatch.setattr(type(backend), "compile", lambda *_: Engine())
+    assert isinstance(backend, ProfilesLayers)
+    model = read(network(tmp_path / "net.onnx", quantized=False))
+    target = Target("here", "tensorrt", device="gpu")
+    found = backend.profile(model, target, {"x": np.zeros((1, 16, 24, 24), np.float32)}, queries=7, cache=tmp_path)
+    assert [layer.nodes for layer in found.layers] == [("one/Conv",)]
+    assert done == [["x"], 7, "closed"]
 
 
 # -- what a profile says ---------------------------------------------------------------------------------------------------

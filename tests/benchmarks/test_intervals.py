@@ -4,6 +4,7 @@ import math
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from accel.benchmarks.intervals import inverse, minus, newcombe, over, scaled, wilson
@@ -54,6 +55,7 @@ def test_a_negative_factor_turns_the_bounds() -> None:
 shares = st.integers(0, 400).flatmap(lambda right: st.tuples(st.just(right), st.integers(max(1, right), 500)))
 
 
+@examples(max_examples=60, deadline=None)
 @given(shares)
 def test_a_share_lies_in_its_interval_and_that_in_zero_to_one(found: tuple[int, int]) -> None:
     right, n = found
@@ -61,6 +63,7 @@ def test_a_share_lies_in_its_interval_and_that_in_zero_to_one(found: tuple[int, 
     assert 0 <= low <= right / n <= high <= 1
 
 
+@examples(max_examples=60, deadline=None)
 @given(shares, shares)
 def test_a_difference_lies_in_its_interval_and_turns_round_with_its_sides(one: tuple[int, int], two: tuple[int, int]) -> None:
     there, back = (

@@ -63,7 +63,7 @@ def test_single_stream() -> None:
     assert (point.samples_per_query, point.queries, point.restarts, point.pinned) == (4, 1000, 5, [0, 1])
     assert point.p50_ms == pytest.approx(0.5, rel=0.01)
     assert point.p90_ms is None  # not asked for
-    assert point.p99_ms is not None and point.p99_ms > point.p50_ms
+    assert point.p50_ms is not None and point.p99_ms is not None and point.p99_ms > point.p50_ms
     assert point.throughput_per_s is not None and point.throughput_per_s.low is not None
     assert point.throughput_per_s.value == pytest.approx(4 / 500e-6, rel=0.01)
     assert point.throughput_per_s.low < point.throughput_per_s.value

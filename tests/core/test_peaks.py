@@ -10,6 +10,7 @@ from typing import Any, Self
 import pytest
 
 from accel import peaks as machine
+from accel.benchmarks import environment
 from accel.contracts import ExecutedPrecision
 from accel.display import Silent
 from accel.errors import MissingBackend
@@ -97,7 +98,7 @@ def test_another_machine_or_version_is_measured_again(
 ) -> None:
     peaks(store, 1, screen=Silent())
     asked = PaperChild.asked
-    monkeypatch.setattr(machine.environment, what, lambda *_: value)
+    monkeypatch.setattr(environment, what, lambda *_: value)
     peaks(store, 1, screen=Silent())
     assert PaperChild.asked == 2 * asked
 
@@ -151,7 +152,7 @@ def test_without_a_runtime_there_is_no_peak_and_nothing_is_kept(store: Path, mon
 
 
 def test_without_an_installed_runtime_no_child_is_started(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.environment, "versions", lambda names: {})
+    monkeypatch.setattr(environment, "versions", lambda names: {})
     assert peaks(store, 1, screen=Silent()) is None
     assert PaperChild.asked == 0
 

@@ -80,6 +80,7 @@ targets:
   - {name: ort, backend: onnxruntime}
   - {name: ov, backend: openvino}
 benchmark: {min_duration_s: 0.5, min_iterations: 50}
+report: {layers: false, roofline: false}
 """
 
 
@@ -280,6 +281,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose recipe has run once, measured. Read it only."""
     project = make_project(tmp_path_factory.mktemp("measured") / "a project")
+    project.rewrite("report: {layers: false, roofline: false}\n", "")
     done = project.accel("optimize", "recipe.yaml", "--json")
     assert done.returncode == 0, done.stderr
     (project.folder / "stdout.json").write_text(done.stdout)

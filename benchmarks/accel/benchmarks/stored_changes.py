@@ -120,20 +120,15 @@ def _ratio_of_ratios(quantity: Quantity, ours: Side, theirs: Side, vs: str) -> C
     """How many times better than a row that both runs have, now over then."""
     (row, figure, head), (other, _, base) = ours, theirs
     assert figure.estimate is not None
-    anchors = _anchors(row, head)
-    changed: str | None = None
-    for anchor in anchors:
-        now, then = interleaved(quantity, row, anchor.name), interleaved(quantity, other, anchor.name)
-        before = next((found for found in base.rows if found.name == anchor.name), None)
-        if now is None or then is None or before is None:
-            continue
-        if not _same_model(anchor, before):
-            changed = changed or anchor.name
-            continue
-        found = of_ratio(quantity, vs, over(now.ratio, then.ratio), figure.estimate.value)
-        return replace(found, unstable=_unstable(now, then, vs))
-    if changed is not None:
+    pairs = [(anchor, before) for anchor in _anchors(row, head) for before in base.rows if before.name == anchor.name]
+    changed = next((anchor.name for anchor, before in pairs if not _same_model(anchor, before)), None)
+    if changed is not None:  # then it is another for every anchor, also for those that cannot tell
         return Change(vs, reason=f"not comparable: the untouched model ({changed}) is another than in {vs}", refused=True)
+    for anchor, _ in pairs:
+        now, then = interleaved(quantity, row, anchor.name), interleaved(quantity, other, anchor.name)
+        if now is not None and then is not None:
+            found = of_ratio(quantity, vs, over(now.ratio, then.ratio), figure.estimate.value)
+            return replace(found, unstable=_unstable(now, then, vs))
     return Change(vs, reason=f"not comparable: no untouched row was timed in turn with it both now and in {vs}", refused=True)
 
 

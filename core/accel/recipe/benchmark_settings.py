@@ -33,8 +33,8 @@ class BenchmarkSettings(BaseModel):
     """How latency and throughput are measured.
 
     The main comparison is ``single_stream`` at the first of ``batch_sizes`` and ``threads``. Every other scenario, and every
-    other combination of ``batch_sizes``, ``threads`` and ``streams``, is a point of its own beside it: all rows in turn, in five
-    restarts, ``min_duration_s`` seconds per row and point.
+    other combination of ``batch_sizes``, ``threads`` and ``streams``, is a point of its own beside it: all rows in turn, in
+    five restarts, ``min_duration_s`` seconds per row and point.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
@@ -52,7 +52,9 @@ class BenchmarkSettings(BaseModel):
     max_interval: Annotated[
         float, Field(gt=0, description="Restarts are added until no ratio's interval is wider (0.03: 3 %), or the time is up")
     ] = 0.03
-    max_duration_s: Annotated[float, Field(gt=0, description="Timed seconds per row after which no restart is added")] = 10.0
+    max_duration_s: Annotated[
+        float, Field(gt=0, description="Seconds per row, process starts included, after which no restart is added")
+    ] = 10.0
     percentiles: Annotated[
         tuple[Literal[50, 90, 99], ...], Field(description="Of latency; no others are reported, nor from too few inferences")
     ] = (50, 90, 99)

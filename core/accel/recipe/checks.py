@@ -140,6 +140,21 @@ def gate_problems(settings: GateSettings, sections: Mapping[str, Any]) -> list[t
     )
 
 
+def benchmark(settings: BenchmarkSettings) -> list[str]:
+    """Notes on what nothing reads. That there are cores for all threads is seen where they run: see sweeping."""
+    from accel.benchmarks import pinning
+
+    notes = []
+    streamed = {"offline", "server"} & set(settings.scenario)
+    if settings.streams != (1,) and not streamed:
+        notes.append("benchmark.streams: only offline and server read it; add one of them to benchmark.scenario")
+    if settings.server_bound_ms is not None and "server" not in settings.scenario:
+        notes.append("benchmark.server_bound_ms: only server reads it; add it to benchmark.scenario")
+    if settings.pinning and not pinning.available():
+        notes.append("benchmark.pinning: this system does not let a process choose its cores; rows go where it puts them")
+    return notes
+
+
 def references(document: Document, sections: Mapping[str, Any], folder: Path) -> None:
     """The form of every reference to code, and that a file it names is there. Imports nothing, permits nothing."""
     for location, reference in _references(sections):

@@ -184,6 +184,8 @@ def _checked(
         notes += checks.data(document, data, task is not None)
     if model is not None and sections.get("targets") is not None:
         notes += checks.unused_sizes(model, sections["targets"])
+    if sections.get("benchmark") is not None:
+        notes += checks.benchmark(sections["benchmark"])
     if (targets := sections.get("targets")) is not None and (benchmark := sections.get("benchmark")) is not None:
         checks.targets(document, targets, benchmark, model)
     notes += checks.passes(document, entries, sections)

@@ -420,7 +420,7 @@ def test_another_runner_has_a_lane_of_its_own_and_goes_with_the_first(plain: Sub
     run(runner)
     since(plain)
     x = rows(4, 1)
-    np.testing.assert_array_equal(list(other({"x": x}))[0], 2 * x)
+    np.testing.assert_array_equal(next(iter(other({"x": x}))), 2 * x)
     assert PREPARED[0] in since(plain)  # its own context is given its shapes, its own buffers are made
     run(runner)
     assert "make memory" not in since(plain)

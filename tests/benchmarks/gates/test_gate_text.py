@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from accel.benchmarks.gate_settings import GateSettings
@@ -92,6 +95,7 @@ def test_a_difference_is_to_what_the_caller_names() -> None:
     assert parse("size>1", metrics={}, vs="main.json").vs is None
 
 
+@examples(max_examples=150, deadline=None)
 @given(
     st.text(st.characters(codec="utf-8"), max_size=40)
     | st.from_regex(r"[a-z_0-9]{1,9}[<>][+-]?[0-9.]{1,9}[a-zA-Z%]{0,3}(@.*)?", fullmatch=True)
@@ -111,6 +115,7 @@ units = st.sampled_from(["", "%", "pt", "ms", "s", "kB", "dB"])
 ends = st.sampled_from(["", " or inconclusive", " @ov"])
 
 
+@examples(max_examples=150, deadline=None)
 @given(names, st.sampled_from("<>"), st.sampled_from(["", "+", "-"]), decimals, units, ends)
 def test_what_is_read_is_written_the_same(name: str, way: str, sign: str, number: str, unit: str, end: str) -> None:
     try:
@@ -126,3 +131,14 @@ def test_what_is_read_is_written_the_same(name: str, way: str, sign: str, number
     else:  # a share of improvement and its factor are two roundings apart
         assert again.min_improvement == pytest.approx(factor, rel=1e-9)
         assert again.model_copy(update={"min_improvement": factor}) == found
+
+
+def test_every_expression_and_metric_of_the_document_is_one() -> None:
+    text = (Path(__file__).parents[3] / "benchmarks" / "GATES.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.partition("## On the command line")[2].splitlines() if line.startswith("| `")]
+    written = [one for cell in cells for one in re.findall("`([^`]+)`", cell)]
+    assert len(written) >= 9
+    for one in [*written, *EXAMPLES.split(", ")]:
+        parse(one, metrics=METRICS)
+    named = set(re.findall("`([a-z0-9_]+)`", text))
+    assert {known.name for known in STANDING} <= named

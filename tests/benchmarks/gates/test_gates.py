@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from accel.benchmarks.gate_settings import GateSettings
@@ -368,6 +369,7 @@ limits = st.one_of(
 )
 
 
+@examples(max_examples=60, deadline=None)
 @given(numbers, st.floats(0.0, 1.0), halves, limits)
 def test_a_slower_interval_is_never_judged_better(
     make: Make, ratio: float, slower: float, half: float, limit: dict[str, Any]
@@ -384,6 +386,7 @@ def test_a_slower_interval_is_never_judged_better(
     assert verdicts[0] <= verdicts[1]
 
 
+@examples(max_examples=60, deadline=None)
 @given(st.floats(-0.1, 0.1), st.floats(0, 0.1), halves, st.floats(0, 0.1), st.sampled_from(["absolute", "relative"]))
 def test_a_less_accurate_interval_is_never_judged_better(
     make: Make, difference: float, worse: float, half: float, drop: float, drop_type: str
@@ -395,6 +398,7 @@ def test_a_less_accurate_interval_is_never_judged_better(
     assert ORDER[found[0]] <= ORDER[found[1]]
 
 
+@examples(max_examples=60, deadline=None)
 @given(st.floats(-0.1, 0.1), halves, halves, st.floats(0, 0.1))
 def test_a_narrower_interval_inside_decides_the_same_or_more(
     make: Make, difference: float, one_half: float, two_half: float, drop: float

@@ -58,7 +58,7 @@ ROWS = (
 )
 
 
-def png(seed: int, side: int = 64) -> str:
+def png(seed: int, side: int = 32) -> str:
     """A picture with a few soft shapes in it, as a data address."""
     draw = random.Random(seed)
     blobs = [(draw.random(), draw.random(), 0.1 + 0.3 * draw.random(), [draw.random() for _ in "rgb"]) for _ in range(5)]
@@ -250,7 +250,10 @@ def measured_row(index: int) -> Row:
         ),
         layers=layers(draw, quantized, p50),
         classes=sorted(
-            (ClassDrop(label=label, n=1000, value=0.93 + change * draw.random() * 4, reference=0.93) for label in range(10)),
+            (
+                ClassDrop(label=label, n=1000, value=0.93 + change * draw.random() * 4, reference=0.93, significant=label == 9)
+                for label in range(10)
+            ),
             key=lambda found: found.value - found.reference,
         )
         if result
@@ -406,6 +409,8 @@ def rich_report() -> Report:
             bf16_gops=198.0,
             int8_gops=401.5,
             bandwidth_gb_s=14.2,
+            cache_gb_s=96.0,
+            cache_bytes=32 << 20,
             measured="2026-11-20",
             kernels={"fp32": "openvino MatMul 512x512x512", "int8": "onnxruntime QLinearMatMul", "bandwidth": "copy of 256 MB"},
         ),
@@ -441,12 +446,15 @@ def rich() -> Report:
 class Element:
     tag: str
     attributes: dict[str, str]
-    children: list[Element] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    content: list[Element | str] = field(default_factory=list)
+
+    @property
+    def children(self) -> list[Element]:
+        return [part for part in self.content if isinstance(part, Element)]
 
     def text(self) -> str:
         """Of this and all that is inside."""
-        return "".join([*self.words, *(child.text() for child in self.children)])
+        return "".join(part if isinstance(part, str) else part.text() for part in self.content)
 
     def all(self, tag: str = "", kind: str = "") -> list[Element]:
         """Everything inside, in order, of a tag and a class."""
@@ -472,7 +480,7 @@ class _Reader(HTMLParser):
         names = [name for name, _ in attrs]
         assert len(names) == len(set(names)), f"an attribute twice: {tag} {names}"
         element = Element(tag, {name: value or "" for name, value in attrs})
-        self.open[-1].children.append(element)
+        self.open[-1].content.append(element)
         if tag not in self.VOID:
             self.open.append(element)
 
@@ -486,7 +494,7 @@ class _Reader(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        self.open[-1].words.append(data)
+        self.open[-1].content.append(data)
 
 
 def tree_of(text: str) -> Element:

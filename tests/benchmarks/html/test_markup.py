@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.benchmarks.html.markup import code, number, short, shown, thumbnail
+from accel.benchmarks.html.markup import code, moment, number, short, shown, thumbnail
 
 
 @given(st.text())
@@ -30,6 +30,11 @@ def test_a_short_name_has_no_title() -> None:
 
 def test_code_keeps_lines_and_indents() -> None:
     assert code("if a:\n\tprint('<b>')\n\n    b = 1\x1b[0m") == "if a:\n    print(&#x27;&lt;b&gt;&#x27;)\n\n    b = 1\\x1b[0m"
+
+
+def test_a_moment_is_short_where_it_is_known() -> None:
+    assert moment("2026-11-23T12:06:34+00:00") == moment("2026-11-23T12:06:34Z") == "2026-11-23 12:06 UTC"
+    assert moment("yesterday") == "yesterday"
 
 
 @pytest.mark.parametrize(("value", "text"), [(1.0, "1"), (-0.001, "0"), (1.239, "1.24"), (100.0, "100"), (-2.5, "-2.5")])

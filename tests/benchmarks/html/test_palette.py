@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+import math
+from itertools import combinations
 
 import pytest
 
@@ -71,11 +72,9 @@ def lab(colour: str, eye: tuple[tuple[float, ...], ...]) -> tuple[float, float, 
 @pytest.mark.parametrize("series", [SERIES_LIGHT, SERIES_DARK], ids=["light", "dark"])
 def test_series_stay_apart_for_the_colour_blind(series: tuple[str, ...], eye: tuple[tuple[float, ...], ...]) -> None:
     def apart(one: str, other: str) -> float:
-        return sum((a - b) ** 2 for a, b in zip(lab(one, eye), lab(other, eye), strict=True)) ** 0.5
+        return math.dist(lab(one, eye), lab(other, eye))
 
-    assert min(apart(*pair) for pair in pairwise(series)) > 20  # neighbours in a bar
-    assert min(apart(*pair) for pair in combinations(series[:4], 2)) > 12
-    assert min(apart(*pair) for pair in combinations(series, 2)) > 7
+    assert min(apart(*pair) for pair in combinations(series, 2)) > 20
 
 
 def test_the_switch_beats_the_system_and_print_is_light() -> None:

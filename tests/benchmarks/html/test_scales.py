@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from accel.benchmarks.html.scales import fit, tick_text
 
-NUMBERS = st.floats(1e-9, 1e9)
+NUMBERS = st.floats(1e-6, 1e9)
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans())

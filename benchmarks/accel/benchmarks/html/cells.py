@@ -71,11 +71,10 @@ def p_value(value: float) -> str:
 
 def bar(share: float, kind: str = "") -> str:
     """A bar of ``share`` of its width, beside the figure that says it."""
-    width = 100 * min(max(share, 0.0), 1.0)
     fill = f' class="{kind}"' if kind else ""
     return (
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" width="100" height="8"/><rect{fill} width="{width:.4g}" height="8"/></svg>'
+        f'<path{fill} d="M0 4H{100 * min(max(share, 0.0), 1.0):.3g}"/></svg>'
     )
 
 
@@ -85,15 +84,15 @@ def folded(title: str, about: str, inside: str, opened: bool) -> str:
     return f'<details class="part"{" open" if opened else ""}>{head}{inside}</details>'
 
 
-def unstable_lines(rows: Sequence[Row]) -> list[str]:
-    """Each reason for an ``unstable`` in the results table, in words, as markup."""
+def unstable_lines(rows: Sequence[Row], vs: Sequence[str] | None) -> list[str]:
+    """Each reason for an ``unstable``, in words, as markup: of latencies and ratios to ``vs``; None: of all ratios alone."""
     lines = []
     for row in rows:
         reasons: dict[str, list[str]] = {}
-        if row.latency is not None and row.latency.unstable is not None:
+        if vs is not None and row.latency is not None and row.latency.unstable is not None:
             reasons.setdefault(row.latency.unstable, []).append("latency")
         for found in row.speedups:
-            if found.unstable is not None:
+            if found.unstable is not None and (vs is None or found.vs in vs):
                 reasons.setdefault(found.unstable, []).append(f"speed against {found.vs}")
         lines += [
             f"<strong>{short(row.name)}</strong>, {shown(figures.listed(what), 300)}: {shown(reason)}"

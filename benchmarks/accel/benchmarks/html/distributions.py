@@ -93,7 +93,7 @@ def density(quantiles: Sequence[float], scale: Scale, bins: int = BINS) -> list[
 def _picture(latency: Latency, scale: Scale, colour: str) -> str:
     heights = density(latency.quantiles_ms, scale)
     width = (scale.end - scale.start) / len(heights)
-    shown = [index for index, height in enumerate(heights) if height > 0.002]
+    shown = [index for index, height in enumerate(heights) if height > 0.002] or [0]
     line = "".join(
         f"L{number(scale.start + (index + 0.5) * width)} {number(BASE - heights[index] * (BASE - 5))}"
         for index in range(shown[0], shown[-1] + 1)

@@ -12,7 +12,9 @@ from accel.benchmarks.html.tables import MISSING, Cell, Column, figure, table, w
 from accel.report import Layer, Report, Row
 
 VISIBLE = 15
-MOST = 300
+REST = 250_000
+"""Characters of all layers beyond the visible ones, shared evenly among the rows."""
+
 _COLUMNS = (
     Column("layer"),
     Column("kind"),
@@ -30,7 +32,8 @@ def layers(report: Report) -> str:
     opened = next((row.name for _, row in found if row.name == report.verdict.row), found[0][1].name if found else "")
     everything = [layer for _, row in found for layer in row.layers]
     colours = {title: _colours(everything, of) for title, of in _STACKS.items()}
-    return "\n".join(_part(row, index, row.name == opened, colours) for index, row in found)
+    room = REST // max(len(found), 1)
+    return "\n".join(_part(row, index, row.name == opened, colours, room) for index, row in found)
 
 
 _STACKS: dict[str, Callable[[Layer], str]] = {
@@ -48,23 +51,38 @@ def _colours(found: Sequence[Layer], of: Callable[[Layer], str]) -> dict[str, in
     return {name: index for index, name in enumerate(ranked[: len(SERIES_LIGHT) - 1])}
 
 
-def _part(row: Row, number_: int, opened: bool, colours: dict[str, dict[str, int]]) -> str:
+def _part(row: Row, number_: int, opened: bool, colours: dict[str, dict[str, int]], room: int) -> str:
     total = sum(layer.ms or 0.0 for layer in row.layers)
     timed = sorted(row.layers, key=lambda layer: -(layer.ms if layer.ms is not None else -1.0))
     about = f"{len(row.layers):,} layers" + (f", {figures.milliseconds(total)}" if total else ", not timed")
     longest = (timed[0].ms or 0.0) / total if total else 0.0
-    rows = [_layer(layer, total, longest) for layer in timed[:MOST]]
-    caption = f"{short(row.name)}: the {min(VISIBLE, len(rows))} layers that take longest"
+    rows = [_layer(layer, total, longest) for layer in timed[:VISIBLE]]
+    caption = f"{short(row.name)}: the {len(rows)} layers that take longest"
     parts = [_stack(row.layers, of, title, colours[title]) for title, of in _STACKS.items()]
-    parts.append(table(f"layers-{number_}", caption, _COLUMNS, rows[:VISIBLE], compact=True))
-    if len(rows) > VISIBLE:
-        rest = table(f"layers-{number_}-rest", f"{short(row.name)}: the others", _COLUMNS, rows[VISIBLE:], compact=True)
-        more = f"<p>{len(timed) - MOST:,} more in report.json.</p>" if len(timed) > MOST else ""
+    parts.append(table(f"layers-{number_}", caption, _COLUMNS, rows, compact=True))
+    if len(timed) > VISIBLE:
+        others = _rest(timed[VISIBLE:], total, room)
+        rest = table(f"layers-{number_}-rest", f"{short(row.name)}: the others", _COLUMNS, others, compact=True)
+        left = len(timed) - VISIBLE - len(others)
+        more = f"<p>{left:,} more in report.json.</p>" if left else ""
         parts.append(f"<details><summary>The other {len(timed) - VISIBLE:,} layers</summary>{rest}{more}</details>")
     return cells.folded(short(row.name, 80), about, "".join(parts), opened)
 
 
+def _rest(found: Sequence[Layer], total: float, room: int) -> list[list[Cell]]:
+    """As many lines as ``room`` characters hold, without bars."""
+    lines = []
+    for layer in found:
+        line = _layer(layer, total, 0.0)
+        room -= 150 + sum(len(cell.html) for cell in line)
+        if room < 0:
+            break
+        lines.append(line)
+    return lines
+
+
 def _layer(layer: Layer, total: float, longest: float) -> list[Cell]:
+    """``longest``: the share that fills a bar; 0: no bar."""
     share = layer.ms / total if layer.ms is not None and total else None
     nodes = ", ".join(short(node, 48) for node in layer.nodes[:2])
     if len(layer.nodes) > 2:
@@ -75,7 +93,7 @@ def _layer(layer: Layer, total: float, longest: float) -> list[Cell]:
         words(short(layer.precision, 20)),
         figure(figures.milliseconds(layer.ms), layer.ms),
         figure("" if share is None else f"{100 * share:.1f} %", share),
-        MISSING if share is None else Cell(cells.bar(share / longest if longest else 0.0), kind="wide"),
+        Cell("") if share is None or not longest else Cell(cells.bar(share / longest), kind="wide"),
         words(f'<small class="why">{nodes}</small>') if nodes else MISSING,
     ]
 

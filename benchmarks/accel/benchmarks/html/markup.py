@@ -21,7 +21,7 @@ def shown(value: object, limit: int = 400) -> str:
 
 def short(value: object, limit: int = 48) -> str:
     """A name, cut where it is long; then its first 300 characters are in a tooltip."""
-    text = visible(str(value))
+    text = visible(str(value), TITLE_LIMIT)
     if len(text) <= limit:
         return shown(text, 0)
     return f'<span class="cut" title="{shown(text, TITLE_LIMIT)}">{shown(text, limit)}</span>'
@@ -38,6 +38,14 @@ def number(value: float) -> str:
     """A coordinate: two decimals at most, no trailing zeros, never ``-0``."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
+
+
+def moment(text: str) -> str:
+    """``2026-01-02 03:04 UTC``, where ``text`` is the ISO 8601 that accel writes; as it is otherwise."""
+    for ending in ("+00:00", "Z"):
+        if len(text) == 19 + len(ending) and text.endswith(ending) and text[10] == "T":
+            return f"{text[:10]} {text[11:16]} UTC"
+    return text
 
 
 def thumbnail(address: str | None) -> str | None:

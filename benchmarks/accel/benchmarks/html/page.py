@@ -23,7 +23,7 @@ from accel.benchmarks.html import (
     roofline,
     samples,
 )
-from accel.benchmarks.html.markup import shown
+from accel.benchmarks.html.markup import moment, shown
 from accel.report import Report
 
 
@@ -68,7 +68,7 @@ def render(report: Report) -> str:
 <a class="skip" href="#results">Skip to the results</a>
 <header>
 <div class="top">
-<p class="eyebrow"><b>{shown(report.name, 100)}</b> accel report, {shown(_date(report.created), 40)}</p>
+<p class="eyebrow"><b>{shown(report.name, 100)}</b> accel report, {shown(moment(report.created), 40)}</p>
 {_THEME}
 </div>
 <h1>{opening.verdict(report.verdict.text)}</h1>
@@ -123,11 +123,3 @@ def _packaged(name: str) -> str:
 def _hash(text: str) -> str:
     """As a policy names the content of an element."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
-
-
-def _date(created: str) -> str:
-    """``2026-01-02 03:04 UTC``, where it is the ISO 8601 that accel writes; as it is otherwise."""
-    for ending in ("+00:00", "Z"):
-        if len(created) == 19 + len(ending) and created.endswith(ending) and created[10] == "T":
-            return f"{created[:10]} {created[11:16]} UTC"
-    return created

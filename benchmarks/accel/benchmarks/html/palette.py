@@ -1,7 +1,7 @@
 """Colours, for light and dark: text reads at 4.5:1 or more, marks at 3:1, and marks stay apart for the colour-blind (tested).
 
-The series are near Okabe and Ito's (Color Universal Design, 2008), darker on white and lighter on black. Colour never stands
-alone: a verdict has a word and a sign, a role has a shape.
+The series begin with Okabe and Ito's blue and vermilion (Color Universal Design, 2008); the others were picked to stay apart
+without red or green cones too. Colour never stands alone: a verdict has a word and a sign, a role has a shape.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ DARK = {
     "bad-panel": "#43211f",
 }
 
-SERIES_LIGHT = ("#0072b2", "#c65100", "#1a9a78", "#b0579a", "#4d535c", "#8f7400")
-SERIES_DARK = ("#56b4e9", "#ff9350", "#3fd0a6", "#e8a3d0", "#c9cdd5", "#e3c84b")
+SERIES_LIGHT = ("#0072b2", "#bb4c00", "#46a08c", "#6d1a36", "#1a2150", "#948d55")
+SERIES_DARK = ("#56b4e9", "#ff9350", "#c2f0dc", "#7f74e8", "#b8526a", "#fff08a")
 
 
 def variables() -> str:

@@ -59,8 +59,11 @@ def _panel(report: Report, metric: str, axis: Axis) -> str:
     heights = [times * bound for spot in found for bound in (spot.metric.value, *(spot.y_bounds or ()))]
     up = fit(heights, BOTTOM, TOP, may_be_log=False)
 
+    apart = BAND / (len(found) - len(placed) + 1)
+    strip = {spot.index: right + apart * place for place, spot in enumerate((s for s in found if s.x is None), 1)}
+
     def at(spot: Spot) -> tuple[float, float]:
-        x = right + BAND / 2 if spot.x is None else across.at(spot.x / axis.unit)
+        x = strip[spot.index] if spot.x is None else across.at(spot.x / axis.unit)
         return x, up.at(times * spot.metric.value)
 
     label = figures.label(metric) + (" in %" if times == 100 else "")

@@ -12,7 +12,7 @@ from accel.benchmarks.html.tables import MISSING, Cell, Column, figure, table, w
 from accel.benchmarks.verdict import yardstick, yardstick_name
 from accel.report import Estimate, Point, Report, Row
 
-MOST = 200
+MOST = 100
 SCENARIOS = {
     "single_stream": "one query after another",
     "multi_stream": "a query is eight batches at once",
@@ -84,7 +84,7 @@ def _table(scenario: str, caption: str, found: Sequence[Line]) -> str:
         for line in found
         for reason in dict.fromkeys(filter(None, [line.point.unstable, *(each.unstable for each in line.point.speedups)]))
     ]
-    return "".join(parts) + cells.bullets(unstable, "warned", 60)
+    return "".join(parts) + cells.bullets(unstable, "reasons", 60)
 
 
 def _percentile(which: str) -> Callable[[Line], Cell]:

@@ -39,9 +39,9 @@ def results(report: Report) -> str:
     parts = [table("results", caption, columns, rows, ids=ids)]
     if any(row.latency is not None and row.latency.p99_ms is None for row in report.rows):
         parts.append("<p>p90 needs 64 queries and p99 662 (MLPerf's early stopping); with fewer they are not given.</p>")
-    unstable = cells.unstable_lines(report.rows)
+    unstable = cells.unstable_lines(report.rows, [] if vs is None else [vs.name])
     if unstable:
-        parts.append(f"<h3>Unstable figures</h3>{cells.bullets(unstable, 'warned')}")
+        parts.append(f"<h3>Unstable figures</h3>{cells.bullets(unstable, 'reasons')}")
     parts.append(_more(report))
     return "\n".join(parts)
 
@@ -138,4 +138,5 @@ def _more(report: Report) -> str:
     if not rows:
         return ""
     inside = table("more", "Further figures of each row", columns, rows)
-    return f"<details><summary>Further figures: compilation, memory, own baselines</summary>{inside}</details>"
+    unstable = cells.bullets(cells.unstable_lines(report.rows, None), "reasons")
+    return f"<details><summary>Further figures: compilation, memory, own baselines</summary>{inside}{unstable}</details>"

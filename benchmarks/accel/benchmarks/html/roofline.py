@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accel.benchmarks import figures
 from accel.benchmarks.html import cells
-from accel.benchmarks.html.markup import shown
+from accel.benchmarks.html.markup import moment, shown
 from accel.benchmarks.html.tables import MISSING, Cell, Column, figure, table
 from accel.machine import Peaks
 from accel.report import Report, Row
@@ -13,7 +13,7 @@ _COLUMNS = (
     Column("row"),
     Column("share of the machine's best", numeric=True, note="the bound over the measured median"),
     Column("", sorts=False),
-    Column("bound", numeric=True, note="the least time that one inference can take on this machine, operator by operator"),
+    Column("bound", numeric=True, note="the least time that one inference can take on this machine, kernel by kernel"),
     Column("p50", numeric=True),
     Column("reached", numeric=True, note="operations a second; a multiply-add is two"),
     Column("multiply-adds", numeric=True),
@@ -28,7 +28,7 @@ def roofline(report: Report) -> str:
     rows = [_row(row, index) for index, row in enumerate(report.rows, 1) if row.roofline is not None]
     parts = [_peaks(report.peaks)] if report.peaks is not None else []
     if rows:
-        caption = "Bound: for each operator the longer of computing and moving its data, at the precision it ran in."
+        caption = "Bound: for each kernel the longer of computing and moving its data, at the precision it ran in."
         parts.append(table("roofline", caption, _COLUMNS, rows))
     return "\n".join(parts)
 
@@ -60,11 +60,13 @@ def rate(giga: float) -> str:
 
 def _peaks(peaks: Peaks) -> str:
     """What the machine does at best, each figure with the kernel that gave it."""
+    cache = "cache" if peaks.cache_bytes is None else f"cache of {figures.size(peaks.cache_bytes)}"
     figures_found = [
         ("FP32", peaks.fp32_gops, f"{rate(peaks.fp32_gops)}op/s", "fp32"),
         ("BF16", peaks.bf16_gops, f"{rate(peaks.bf16_gops or 0)}op/s", "bf16"),
         ("INT8", peaks.int8_gops, f"{rate(peaks.int8_gops or 0)}op/s", "int8"),
         ("memory", peaks.bandwidth_gb_s, f"{peaks.bandwidth_gb_s:.3g} GB/s", "bandwidth"),
+        (cache, peaks.cache_gb_s, f"{peaks.cache_gb_s or 0:.3g} GB/s", "cache"),
     ]
     tiles = [
         f'<div class="tile small"><dt>{name}</dt><dd><b>{text}</b> <small>{shown(_kernel(peaks, key), 120)}</small></dd></div>'
@@ -72,7 +74,7 @@ def _peaks(peaks: Peaks) -> str:
         if value is not None
     ]
     threads = f"{peaks.threads} thread{'s' if peaks.threads != 1 else ''}"
-    words = f"<p>This machine at its best with {threads}, measured {shown(peaks.measured, 40)}:</p>"
+    words = f"<p>This machine at its best with {threads}, measured {shown(moment(peaks.measured), 40)}:</p>"
     return f'{words}<dl class="tiles">{"".join(tiles)}</dl>'
 
 

@@ -7,10 +7,11 @@ from accel.benchmarks.html.markup import short, shown, thumbnail
 from accel.benchmarks.html.tables import Cell, Column, figure, table
 from accel.report import Differing, Report, Row, Sample
 
-CLASSES = 12
+CLASSES = 10
+MOST_CLASSES = 40
 VISIBLE = 12
-MOST = 200
-THUMBNAILS = 550_000
+MOST = 100
+THUMBNAILS = 400_000
 """Characters of all thumbnails together; the page stays under 1 MB. Those of the samples that differ least go first."""
 
 
@@ -38,10 +39,11 @@ def _classes(row: Row, number: int, report: Report, opened: bool) -> str:
         Column("here", numeric=True),
         Column("change", numeric=True),
         Column("", sorts=False),
+        Column("significant", note="McNemar's exact test at 5 %, corrected for the number of classes (Holm)"),
     ]
     largest = max(abs(found.value - found.reference) for found in row.classes) or 1.0
     rows = []
-    for found in row.classes[:MOST]:
+    for found in row.classes[:MOST_CLASSES]:
         change = found.value - found.reference
         rows.append(
             [
@@ -51,15 +53,19 @@ def _classes(row: Row, number: int, report: Report, opened: bool) -> str:
                 figure(f"{100 * found.value:.2f} %", found.value),
                 figure(f"{100 * change:+.2f} points", change),
                 Cell(cells.bar(abs(change) / largest, "loss" if change < 0 else ""), kind="wide"),
+                Cell("yes" if found.significant else "no", kind="words"),
             ]
         )
     caption = f"{short(row.name)}: top-1 by class, those that lost most first"
     parts = [table(f"classes-{number}", caption, columns, rows[:CLASSES], compact=True)]
     if len(rows) > CLASSES:
         rest = table(f"classes-{number}-rest", f"{short(row.name)}: the other classes", columns, rows[CLASSES:], compact=True)
-        parts.append(f"<details><summary>The other {len(row.classes) - CLASSES:,} classes</summary>{rest}</details>")
+        left = len(row.classes) - len(rows)
+        more = f"<p>{left:,} more in report.json.</p>" if left else ""
+        parts.append(f"<details><summary>The other {len(row.classes) - CLASSES:,} classes</summary>{rest}{more}</details>")
     lost = sum(found.value < found.reference for found in row.classes)
-    about = f"{lost:,} of {len(row.classes):,} classes lost"
+    significant = sum(found.significant and found.value < found.reference for found in row.classes)
+    about = f"{lost:,} {'class' if lost == 1 else 'classes'} lost, {significant:,} of them significantly"
     return cells.folded(short(row.name, 80), about, "".join(parts), opened)
 
 

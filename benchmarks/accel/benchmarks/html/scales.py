@@ -45,7 +45,7 @@ def fit(values: Sequence[float], start: float, end: float, *, may_be_log: bool, 
     if may_be_log and low > 1 / _FARTHEST and high / low > LOG_BEYOND:
         room = (high / low) ** pad
         return Scale(low / room, high * room, start, end, log=True)
-    room = (high - low) * pad or abs(high) * 0.02 or 1.0
+    room = max((high - low) * pad, max(abs(low), abs(high)) * 1e-3, 1e-8)  # equal values have an axis too
     floor = 0.0 if low >= 0 and low - room < 0 else low - room
     return Scale(floor, high + room, start, end)
 
@@ -58,9 +58,11 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
     ratio = max(abs(tick) for tick in ticks) / min(abs(tick) for tick in ticks if tick)
     step = abs(value) if ratio > 4 * len(ticks) else min(gaps, default=abs(value))
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals > 9:
+        return f"{value:.3g}"
     if decimals < 9 and not math.isclose(round(step, decimals), step, rel_tol=1e-6):
         decimals += 1
-    return f"{value:,.{min(decimals, 9)}f}"
+    return f"{value:,.{decimals}f}"
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:

@@ -86,7 +86,7 @@ def _row(cells: Sequence[Cell], columns: Sequence[Column], identity: str) -> str
             attributes += f' data-value="{shown(cell.value, 120)}"'
         elif cell.value is not None:
             attributes += f' data-value="{cell.value:.9g}"'
-        elif cell.kind != "words":
+        elif cell.kind != "words" and column.sorts:
             attributes += ' data-value=""'
         if rest > 1:
             attributes += f' colspan="{rest}"'
