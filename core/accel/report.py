@@ -14,11 +14,11 @@ from pydantic import Field, ValidationError
 from accel.entry import Entry
 from accel.errors import UsageError
 from accel.machine import Conditions, Environment, Peaks
+from accel.scenario import Scenario
 
 SCHEMA_VERSION = 2
 """Version 1 had no gates, scenarios, roofline, layers, classes and conditions; it is read as a report without them."""
 
-Scenario = Literal["single_stream", "multi_stream", "offline", "server"]
 GateKind = Literal["accuracy", "latency", "size", "fidelity"]
 
 

@@ -224,7 +224,8 @@ def test_threads_that_there_are_no_cores_for_are_not_measured(tmp_path: Path, mo
 def test_the_main_comparison_with_more_threads_than_cores_is_warned_of() -> None:
     assert crowded(2, 2) is None
     assert crowded(2, 1) == (
-        "benchmark.threads: 2, and this process may use 1 core: what is timed is how threads wait for one another; set threads: 1"
+        "benchmark.threads: 2, and this process may use 1 core: what is timed is how threads wait for one another;"
+        " set threads: 1"
     )
 
 

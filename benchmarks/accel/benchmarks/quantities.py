@@ -13,7 +13,8 @@ from typing import Literal
 
 from accel.benchmarks.figures import is_fraction
 from accel.benchmarks.intervals import wilson
-from accel.report import Estimate, GateKind, Point, Row, Scenario
+from accel.report import Estimate, GateKind, Point, Row
+from accel.scenario import Scenario
 
 Unit = Literal["fraction", "ms", "s", "per_s", "bytes", "dB", ""]
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from accel.benchmarks import stability
 from accel.benchmarks.statistics import Floats, Turns, early_stopping_percentile, ratio, turn_medians
-from accel.report import Estimate, Point, Scenario, Speedup
+from accel.report import Estimate, Point, Speedup
+from accel.scenario import Scenario
 
 MULTI_STREAM_BATCHES = 8
 """Samples of a multi_stream query in MLPerf's rules."""

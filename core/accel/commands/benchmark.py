@@ -54,6 +54,7 @@ def run(
     batch_size: int | None,
     shapes: Sequence[str],
     duration_s: float,
+    max_duration_s: float,
     cache: Callable[[Path | None], Path],
     as_json: bool,
     quiet: bool,
@@ -78,7 +79,9 @@ def run(
         raise UsageError("the same file is given twice; a pair of identical models is timed in any case, as the noise")
     subjects, left_out = _runnable(subjects)
     gates = _gates(fail_on, subjects)
-    settings = BenchmarkSettings(min_duration_s=duration_s, threads=(threads,), batch_sizes=(batch_size,))
+    settings = BenchmarkSettings(
+        min_duration_s=duration_s, max_duration_s=max_duration_s, threads=(threads,), batch_sizes=(batch_size,)
+    )
     machine = describe(gpus=gpu_facts.gpus())
     store = Store(cache(None))
     store.open()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from accel.report import Scenario
+from accel.scenario import Scenario
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -53,7 +53,7 @@ class BenchmarkSettings(BaseModel):
         float, Field(gt=0, description="Restarts are added until no ratio's interval is wider (0.03: 3 %), or the time is up")
     ] = 0.03
     max_duration_s: Annotated[
-        float, Field(gt=0, description="Seconds per row, process starts included, after which no restart is added")
+        float, Field(gt=0, description="Seconds per row, starting included, after which none is added")
     ] = 10.0
     percentiles: Annotated[
         tuple[Literal[50, 90, 99], ...], Field(description="Of latency; no others are reported, nor from too few inferences")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from accel import catalog
-from accel.benchmarks import gate_checks
 from accel.benchmarks.gate_settings import GateSettings
 from accel.contracts import Backend, Pass
 from accel.errors import SafetyRefusal, UsageError
@@ -125,6 +124,8 @@ def gates(document: Document, sections: Mapping[str, Any]) -> None:
 def gate_problems(settings: GateSettings, sections: Mapping[str, Any]) -> list[tuple[str | None, str]]:
     """Key and sentence of each problem of one gate, in a recipe of these sections; what is wrong in them is not held
     against it."""
+    from accel.benchmarks import gate_checks  # it loads the report's classes, which a recipe without gates does not need
+
     task, benchmark = sections.get("task"), sections.get("benchmark")
     if "task" not in sections or "data" not in sections:
         return []

@@ -14,7 +14,7 @@ def box(label: Label) -> Box:
 
 def test_a_lone_mark_has_its_name_at_its_right() -> None:
     (label,) = place([(100.0, 100.0, "openvino-cpu", "#1")], AREA)
-    assert (label.text, label.x, label.y, label.leader) == ("openvino-cpu", 110.0, 100.0, False)
+    assert (label.text, label.x, label.y, label.leader) == ("openvino-cpu", 113.0, 100.0, False)
 
 
 def test_a_name_stays_inside() -> None:

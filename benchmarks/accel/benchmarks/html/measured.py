@@ -105,7 +105,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            plain = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else None
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False) if plain is None else plain
 
 
 def steps(report: Report) -> str:

@@ -59,7 +59,7 @@ def _candidates(
 ) -> list[tuple[float, Label, Box]]:
     width = len(text) * CHARACTER
     found = []
-    for far, reach in enumerate((10.0, 24.0, 40.0)):
+    for far, reach in enumerate((13.0, 25.0, 40.0)):
         for order, (right, down) in enumerate(_PLACES):
             left = x + right * reach if right > 0 else x - width - reach if right < 0 else x - width / 2
             middle = y + down * (reach + 4)
