@@ -8,7 +8,7 @@ from pathlib import Path
 from accel.benchmarks.gate_limits import BASELINE, vs_of
 from accel.benchmarks.gate_settings import GateSettings
 from accel.benchmarks.gate_text import parse
-from accel.benchmarks.gates import inconclusive, judge
+from accel.benchmarks.gates import judge
 from accel.benchmarks.verdict import verdict
 from accel.errors import UsageError
 from accel.recipe.checks import gate_problems
@@ -47,11 +47,9 @@ def judged(
     stored: Mapping[str, Report],
     places: Sequence[tuple[int, int]] = (),
 ) -> Report:
-    """``report`` with its gates, the verdict that names their limits, and a warning for each that decided nothing."""
+    """``report`` with its gates, and the verdict that names their limits."""
     gates = judge(settings, report, stored=stored, places=places)
-    said = [*report.warnings, *inconclusive(gates)]
-    found = {"gates": gates, "verdict": verdict(report.rows, report.noise, gates), "warnings": list(dict.fromkeys(said))}
-    return report.model_copy(update=found)
+    return report.model_copy(update={"gates": gates, "verdict": verdict(report.rows, report.noise, gates)})
 
 
 def withheld(report: Report) -> list[str]:

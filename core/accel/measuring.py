@@ -9,7 +9,7 @@ from typing import Any
 
 from accel import deciding, limits, samples, timing
 from accel import peaks as machine_peaks
-from accel.benchmarks import statistics
+from accel.benchmarks import stability, statistics
 from accel.benchmarks.environment import cores
 from accel.benchmarks.gate_settings import GateSettings
 from accel.benchmarks.schedule import twin_name
@@ -121,6 +121,8 @@ class Bench:
         peaks = self._peaks(rows)
         if peaks is not None:
             rows = limits.with_rooflines(rows, found, peaks)
+        if any(_unstable(each) for each in rows):
+            self._warnings.append(stability.WAY_OUT)
         noise = None
         twin = timing.twinned(alive)
         if twin is not None and twin_name(twin.name) in times:
@@ -267,3 +269,10 @@ def measure(
         report=recipe.report,
     )
     return bench.measure(subjects, gates=recipe.gates)
+
+
+def _unstable(found: Row) -> bool:
+    """Whether any figure of a row stands for a reason instead of a number."""
+    latency = found.latency is not None and found.latency.unstable is not None
+    others = [one.unstable for one in found.speedups] + [one.unstable for one in found.points]
+    return latency or any(reason is not None for reason in others)

@@ -143,11 +143,12 @@ class Repository:
         return found
 
     def _once(self) -> Ran:
+        out = self.folder / "out" / "shapes"
+        shutil.rmtree(out, ignore_errors=True)  # of another branch
         command = [sys.executable, "-m", "accel", "optimize", "recipe.yaml"]
         done = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, check=False, env=self._environment(), timeout=200
         )
-        out = self.folder / "out" / "shapes"
         assert (out / "report.json").is_file(), done.stderr
         lines = (out / "report.md").read_text(encoding="utf-8").splitlines()
         first = next(line for line in lines if line.strip() and not line.startswith("<!--"))

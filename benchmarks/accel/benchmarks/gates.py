@@ -83,15 +83,6 @@ def exit_code(gates: Sequence[Gate]) -> int:
     return EXIT_CODES[kinds.pop()] if len(kinds) == 1 else SEVERAL_KINDS
 
 
-def inconclusive(gates: Sequence[Gate]) -> list[str]:
-    """A sentence for each gate that neither passed nor failed: a run that passes in spite of them says so."""
-    return [
-        f"gate {gate.name} is inconclusive{', which fails the run' if gate.failed else ''}: {gate.text}"
-        for gate in gates
-        if gate.verdict == "inconclusive"
-    ]
-
-
 def stops(settings: Sequence[GateSettings]) -> list[GateSettings]:
     """The gates that more timing could decide: those on the median, against this run's baseline or on the value itself."""
     found = [one for one in settings if one.max is None and one.min is None and (one.vs or BASELINE) == BASELINE]
@@ -142,8 +133,7 @@ def _judge_value(settings: GateSettings, quantity: Quantity, row: Row, count: in
     limit = limit_of(settings, quantity)
     word = _both(_excess(figure.estimate, limit, figure.exact), _margin(settings, figure.estimate, limit, figure.exact))
     said = estimate(figure.estimate, "value", quantity)
-    if figure.unstable is not None:
-        word, said = "inconclusive", f"{said}, but unstable: {figure.unstable}"
+    word, said = _wary(word, said, figure.unstable)
     return _Judged(word, said, figure.estimate)
 
 
@@ -165,9 +155,15 @@ def _judge_change(settings: GateSettings, quantity: Quantity, change: Change) ->
         return _Judged("inconclusive", f"{why}; set drop_type: absolute", vs=change.vs, refused=True)
     word = _both(_excess(found, limit, change.exact), _margin_of_change(settings, quantity, found, change))
     said = f"{estimate(found, limit.form, quantity)} against {change.vs}"
-    if change.unstable is not None:
-        word, said = "inconclusive", f"{said}, but unstable: {change.unstable}"
+    word, said = _wary(word, said, change.unstable)
     return _Judged(word, said, found, change.vs)
+
+
+def _wary(word: Word, said: str, unstable: str | None) -> tuple[Word, str]:
+    """What is unstable fails nothing; a wide interval that is within its limit with both ends passes all the same."""
+    if unstable is None:
+        return word, said
+    return "inconclusive" if word == "fail" else word, f"{said}, unstable: {unstable}"
 
 
 def _absent(row: Row, reason: str) -> str:

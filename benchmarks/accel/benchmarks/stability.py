@@ -17,7 +17,10 @@ WIDEST_TURNS = 0.50
 """The middle half of all turns, relative to their median: beyond it a median is of two different machines."""
 
 RESOLUTION_MS = 1e-6
-_MORE = "run it on a machine that does nothing else, or give it more time (max_duration_s)"
+WAY_OUT = (
+    "some figures are unstable: measure where nothing else runs, or give it more time (benchmark.max_duration_s)"
+)
+"""Said once for a whole report, not with each reason."""
 
 
 def width(found: Estimate) -> float | None:
@@ -33,16 +36,13 @@ def of_latency(p50_ms: Estimate, turns_ms: Floats) -> str | None:
         return "the clock stood still or went backwards: no query took any time"
     wide = width(p50_ms)
     if wide is not None and wide > WIDEST_LATENCY:
-        return (
-            f"its median lies between {p50_ms.low:.4g} and {p50_ms.high:.4g} ms, {_percent(wide)} apart, over"
-            f" {turns_ms.shape[0]} restarts; {_MORE}"
-        )
+        return f"between {p50_ms.low:.4g} and {p50_ms.high:.4g} ms, {_percent(wide)} apart, after {turns_ms.shape[0]} restarts"
     low, middle, high = (float(each) for each in np.quantile(turns_ms, (0.25, 0.5, 0.75)))
     low = max(low, RESOLUTION_MS)
     if high - low > WIDEST_TURNS * middle:
         return (
             f"half of its {turns_ms.size} turns had a median below {low:.4g} or above {high:.4g} ms,"
-            f" {_percent(high / low - 1)} apart; {_MORE}"
+            f" {_percent(high / low - 1)} apart"
         )
     return None
 
@@ -52,10 +52,7 @@ def of_ratio(found: Estimate, restarts: int) -> str | None:
     wide = width(found)
     if wide is None or wide <= WIDEST_RATIO:
         return None
-    return (
-        f"the ratio lies between {found.low:.3g} and {found.high:.3g}, {_percent(wide)} apart, after {restarts} restarts;"
-        f" {_MORE}"
-    )
+    return f"between {found.low:.3g}x and {found.high:.3g}x, {_percent(wide)} apart, after {restarts} restarts"
 
 
 def quantiles(samples: Floats) -> list[float]:

@@ -43,8 +43,7 @@ def show(report: Report, console: Console) -> None:
     if report.noise is not None:
         ratio = figures.ratio(report.noise.ratio)
         _print(console, f"noise: {report.noise.verdict} ({plain(report.noise.row, LONGEST)} against itself {ratio})", "")
-    problems = [] if report.conditions is None else report.conditions.problems
-    for warning in [*problems, *report.warnings]:
+    for warning in report.warnings:
         _print(console, f"warning: {plain(warning, LONGEST)}", "yellow" if terminal else "")
 
 

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from accel.benchmarks.gate_settings import GateSettings
-from accel.benchmarks.gates import conclusive, exit_code, inconclusive, judge, stops
+from accel.benchmarks.gates import conclusive, exit_code, judge, stops
 from accel.errors import UsageError
 from accel.report import Estimate, Fidelity, Gate, Metric, Report, Row, Speedup
 
@@ -171,22 +171,23 @@ def test_a_margin_of_a_value_and_of_an_improvement(make: Make) -> None:
 # -- what cannot be told ----------------------------------------------------------------------------------------------
 
 
-def test_unstable_figures_decide_nothing(make: Make) -> None:
+def test_unstable_figures_fail_nothing_and_pass_only_as_a_whole(make: Make) -> None:
     gate = one(speed(make, 0.5, 0.01, unstable="two clusters"), metric="latency", max_drop=0.05)
     assert (gate.verdict, gate.failed) == ("inconclusive", False)
     assert "unstable: two clusters" in gate.text
     report = make.report(make.result(latency=make.latency(0.5, unstable="drift")))
     assert one(report, metric="latency", max=0.1).verdict == "inconclusive"
     assert one(report, metric="latency", max=0.1, on_inconclusive="fail").failed
+    fast = one(speed(make, 3.0, 0.01, unstable="a wide interval"), metric="latency", max_drop=0.05)
+    assert (fast.verdict, "unstable: a wide interval" in fast.text) == ("pass", True)
 
 
-def test_inconclusive_passes_with_a_warning_or_fails(make: Make) -> None:
+def test_inconclusive_passes_or_fails(make: Make) -> None:
     gate = one(make.report(), metric="top1", max_drop=0.005)
     assert (gate.verdict, gate.failed) == ("inconclusive", False)
-    assert inconclusive([gate])[0].startswith("gate top1@ov is inconclusive: top1 of ov: -0.40 points")
+    assert gate.text.startswith("top1 of ov: -0.40 points")
     hard = one(make.report(), metric="top1", max_drop=0.005, on_inconclusive="fail")
     assert (hard.verdict, hard.failed) == ("inconclusive", True)
-    assert "which fails the run" in inconclusive([hard])[0]
 
 
 def test_a_row_that_failed_fails_and_one_that_was_skipped_is_no_silent_pass(make: Make) -> None:
