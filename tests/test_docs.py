@@ -14,7 +14,7 @@ from accel.recipe.tree import plain
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(path for path in ROOT.glob("*.md")) + sorted(
-    path for room in ("recipes", "compress", "accelerate", "benchmarks", "tests") for path in (ROOT / room).glob("*.md")
+    path for room in ("recipes", "compress", "accelerate", "benchmarks", "tests", "docs") for path in (ROOT / room).glob("*.md")
 )
 
 
@@ -40,11 +40,12 @@ def test_every_command_in_the_readme_exists_and_every_command_is_in_it() -> None
 
 
 def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
-    (block,) = blocks(ROOT / "README.md", "yaml")
-    document = plain(parse(block.encode(), "README.md").root)
+    block, gates = blocks(ROOT / "README.md", "yaml")
+    document = plain(parse((block + gates).encode(), "README.md").root)
     assert isinstance(document, dict)
     recipe = from_document(document, path=tmp_path / "recipe.yaml")
     assert [entry.type for entry in recipe.passes] == ["export_onnx", "simplify", "quantize"]
+    assert [gate.metric for gate in recipe.gates] == ["top1", "latency_p50_ms", "size_bytes"]
 
 
 def test_make_targets_in_the_readme_exist() -> None:
