@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from accel import catalog, onnx_file
-from accel.benchmarks.accuracy import student_95, tango
+from accel.benchmarks.accuracy import tango
+from accel.benchmarks.student import quantile
 from accel.display import display
 from accel.errors import UsageError
 from accel.model import Target
@@ -128,7 +129,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     mean = float(found.mean())
     if len(found) < 2:
         return Estimate(value=mean)
-    half = student_95(len(found) - 1) * float(found.std(ddof=1)) / float(np.sqrt(len(found)))
+    half = quantile(0.95, len(found) - 1) * float(found.std(ddof=1)) / float(np.sqrt(len(found)))
     return Estimate(value=mean, low=mean - half, high=mean + half)
 
 

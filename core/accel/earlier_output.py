@@ -52,12 +52,12 @@ def keeping_measurements(report: Report, recipe: Recipe, final: Path) -> Report:
     except UsageError:
         return report
 
-    def files(found: Report) -> list[tuple[str, list[str]]]:
-        return [(row.name, [file.sha256 for file in row.files]) for row in found.rows]
+    def files(found: Report) -> list[tuple[str, bool, list[str]]]:
+        return [(row.name, row.status == "skipped", [file.sha256 for file in row.files]) for row in found.rows]
 
     same = (files(before), before.data) == (files(report), report.data)
     same = same and {**resolved, "gates": []} == {**recipe.document(), "gates": []}
-    if not same or any(row.status != "measured" for row in before.rows):
+    if not same or any(row.status not in ("measured", "skipped") for row in before.rows):
         return report
     said = next((note for note in before.notes if note.startswith(_MEASURED)), None)
     note = said or f"{_MEASURED} {before.created}; this one built the same files and measured nothing"

@@ -20,7 +20,7 @@ from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.recipe.settings import Recipe, ReportSettings
 from accel.report import Noise, Point, Row
 from accel.report import Sample as ShownSample
-from accel.rows import Found, Subject, guessing, row, unlike
+from accel.rows import Found, Subject, guessing, row, slow_int8, unlike
 from accel.sessions import TURN_SLACK_S, Sessions
 from accel.sweeping import crowded, sweep
 from accel.timed_inputs import Sample
@@ -129,7 +129,7 @@ class Bench:
             noise = statistics.noise(twin.name, times[twin.name], times[twin_name(twin.name)])
         shown = samples.collect(rows, compared, self._sessions, self._warnings.append)
         self._warnings += [text for entry in found.values() if entry.score for text in entry.score["warnings"]]
-        self._warnings += filter(None, map(unlike, rows))
+        self._warnings += filter(None, [*map(unlike, rows), slow_int8(rows)])
         if compared is not None and compared.score is not None:
             first = next(entry for entry in rows if entry.name == compared.subject.name)
             self._warnings += filter(None, [guessing(first, compared.score["classes"])])
@@ -189,9 +189,8 @@ class Bench:
         for first in range(0, len(names), width):
             group = names[first : first + width]
             self._screen.stage(f"{' and '.join(group)}: scoring")
-            for name in group:
-                sessions[name].request("score")
-            for name in group:
+            asked = [name for name in group if self._asked(found[name], sessions[name], "score")]
+            for name in asked:
                 try:
                     answer = sessions[name].result(
                         timeout_s=_SCORE_LIMIT_S, on_event=lambda event: show_event(self._screen, event)
@@ -204,6 +203,15 @@ class Bench:
                     self._profile(found[name], sessions[name])
             for name in group:  # their memory is wanted by the next ones
                 sessions.pop(name).close()
+
+    def _asked(self, entry: Found, worker: Worker, method: str) -> bool:
+        """Whether the request went out: a child may have died while it waited for its turn, for want of memory say."""
+        try:
+            worker.request(method)
+        except AccelError as error:
+            self._lose(entry, error)
+            return False
+        return True
 
     def _profile(self, entry: Found, worker: Worker) -> None:
         """Alone, and last: a profiler that takes its process with it costs the layer times, nothing else."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from accel.benchmarks import accuracy, classes, differing, fidelity, statistics
+from accel.benchmarks.environment import without_int8
 from accel.benchmarks.size import files as shipped_files
 from accel.benchmarks.size import totals
 from accel.contracts import Score
@@ -133,6 +134,17 @@ def unlike(found: Row) -> str | None:
     return (
         f"{found.name}: its outputs differ from those of {outputs.vs} (SQNR {outputs.sqnr_db or 0:.1f} dB, largest difference"
         f" {outputs.max_abs_difference:.3g}): the export or the runtime changed the model, or the two are not the same model"
+    )
+
+
+def slow_int8(rows: Sequence[Row]) -> str | None:
+    """A warning where rows ran INT8 on a CPU that has no instructions for it: how fast they are holds for no other CPU."""
+    ran = [row.name for row in rows if row.device == "cpu" and row.precision is not None and row.precision.int8_operators]
+    if not ran or not without_int8():
+        return None
+    return (
+        f"{', '.join(ran)}: this CPU has no instructions for INT8 (VNNI, AMX or ARM's dot product): INT8 may be no faster than"
+        " FP32 here, and how it compares says nothing about a CPU that has them; measure where it will run"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,9 +62,9 @@ def compare(
     """Time all rows in turn. ``lost`` is told of rows that fail; ``lock`` is held: two runs do not disturb each other.
 
     Restarts are added, past the least that ``settings`` ask for, until each interval that a report shows is at most
-    ``max_interval`` wide or, where ``enough`` is given, until that says so instead and no ratio would be called unstable; at
-    the latest when one more would take the whole beyond ``max_duration_s`` seconds a row, starting the children included: that
-    is most of what a restart costs. Results are looked at after a few numbers of restarts only (schedule.LOOKS).
+    ``max_interval`` wide or, where ``enough`` is given, until that says so instead and no ratio between targets would be called
+    unstable; and, once the least are made, at the latest when one more would take the whole beyond ``max_duration_s`` seconds a
+    row, starting the children included: that is most of what a restart costs. Results are looked at after a few numbers of restarts only (schedule.LOOKS).
     """
     subjects = {subject.name: subject for subject in alive}
     twin = twinned(alive)
@@ -99,6 +98,8 @@ class _Comparison:
     ) -> None:
         self._alive = alive
         self._subjects = subjects
+        twin = twinned(alive)
+        self._pair: tuple[str, ...] = () if twin is None else (twin.name, twin_name(twin.name))
         self._sessions = sessions
         self._settings = settings
         self._seed = seed
@@ -136,15 +137,20 @@ class _Comparison:
     # -- when to stop -------------------------------------------------------------------------------------------------
 
     def _settled(self, enough: Enough | None) -> Stopped | None:
-        widths = [math.inf if wide is None else wide for wide in map(stability.width, self._ratios())]
         if enough is None:
-            return "narrow" if all(wide <= self._settings.max_interval for wide in widths) else None
-        return "enough" if all(wide <= stability.WIDEST_RATIO for wide in widths) and enough(self.times) else None
+            return "narrow" if self._within(self._settings.max_interval, self._alive) else None
+        # The eager reference is the noisiest row, and no gate is held against it where a target has a baseline.
+        judged = [subject for subject in self._alive if subject.role != "reference"]
+        return "enough" if self._within(stability.WIDEST_RATIO, judged) and enough(self.times) else None
 
-    def _ratios(self) -> list[Estimate]:
-        """Every ratio that the report will show: each row against each it is compared with, and the A/A pair."""
+    def _within(self, widest: float, among: Sequence[Subject]) -> bool:
+        widths = map(stability.width, self._ratios(among))
+        return all(wide is not None and wide <= widest for wide in widths)
+
+    def _ratios(self, among: Sequence[Subject]) -> list[Estimate]:
+        """The ratios that the report will show of these: each row against each it is compared with, and the A/A pair."""
         medians = {name: statistics.turn_medians(turns) for name, turns in self.times.items()}
-        here = [subject for subject in self._alive if subject.name in medians]
+        here = [subject for subject in among if subject.name in medians]
         pairs = [(other.name, row.name) for row in here for other in here if other.role != "result" and other is not row]
         twin = twinned(here)
         if twin is not None and twin_name(twin.name) in medians:
@@ -196,7 +202,7 @@ class _Comparison:
     def _take_turns(self, plan: Schedule, workers: dict[str, Worker], look: int) -> None:
         total = max(look, self.made + 1) * plan.rounds
         for turn in plan.turns(self.made):
-            if turn.row not in workers:
+            if turn.row not in workers or turn.row not in self.times:
                 continue
             samples = self._sessions.ask(
                 workers, turn.row, self._failed, "turn", duration_s=plan.turn_s, min_queries=plan.turn_queries
@@ -206,8 +212,11 @@ class _Comparison:
             self._screen.advance(self.made * plan.rounds + turn.round, total, "rounds timed")
 
     def _failed(self, name: str, error: AccelError) -> None:
+        """Without the row that is timed twice its twin says nothing either, and is timed no longer."""
         self.times.pop(name, None)
         if any(subject.name == name for subject in self._alive):
             self._lost(name, error)
-        else:
-            self.warnings.append(f"there is no A/A pair, so nothing says how noisy the timings are: {error}")
+        if name in self._pair:
+            self.times.pop(self._pair[1], None)
+            if not self.warnings:
+                self.warnings.append(f"there is no A/A pair, so nothing says how noisy the timings are: {error}")

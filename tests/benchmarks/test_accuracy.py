@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accel.benchmarks.accuracy import difference, metrics, student_95, tango
+from accel.benchmarks.accuracy import difference, metrics, tango
 from accel.contracts import Score
 from accel.errors import DataFault
 from accel.report import Estimate
@@ -111,14 +111,6 @@ def test_rows_of_metrics() -> None:
     assert (loss.n, loss.higher_is_better, loss.difference) == (4, False, Estimate(value=0.25))
     assert own.difference is None
     assert [metric.difference for metric in metrics(ours, None, samples=4)] == [None, None, None]
-
-
-@pytest.mark.parametrize(
-    ("freedom", "quantile"),
-    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (10**6, 1.95997)],
-)
-def test_student_quantile(freedom: int, quantile: float) -> None:
-    assert student_95(freedom) == pytest.approx(quantile, abs=2e-5)
 
 
 def test_right_or_wrong_metrics_are_tested_and_resampled() -> None:

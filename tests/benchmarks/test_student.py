@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from accel.benchmarks.student import quantile, within
+from accel.benchmarks.student import MANY, quantile, within
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from accel.benchmarks.student import quantile, within
         (0.99, 24, 2.797),
         (0.999, 10, 4.587),
         (0.95, 1000, 1.962),
+        (0.95, 10**6, 1.960),
     ],
 )
 def test_as_in_the_tables(confidence: float, freedom: int, t: float) -> None:
@@ -26,6 +27,12 @@ def test_as_in_the_tables(confidence: float, freedom: int, t: float) -> None:
 @pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.9999])
 def test_turns_over(confidence: float, freedom: int) -> None:
     assert within(quantile(confidence, freedom), freedom) == pytest.approx(confidence, abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99, 0.9999])
+def test_many_degrees_go_on_where_few_ended(confidence: float) -> None:
+    assert within(quantile(confidence, MANY + 1), MANY + 1) == pytest.approx(confidence, abs=1e-9)
+    assert quantile(confidence, MANY + 1) < quantile(confidence, MANY)
 
 
 def test_refuses_what_has_no_answer() -> None:

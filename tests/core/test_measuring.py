@@ -122,6 +122,24 @@ def test_by_default_only_times_are_taken(bench: Callable[..., Measured], monkeyp
 
 
 @pytest.mark.usefixtures("timed")
+def test_a_child_that_dies_before_it_is_scored_costs_its_row(
+    bench: Callable[..., Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Worker.request
+
+    def request(self: Any, method: str, **arguments: Any) -> None:
+        if method == "score":
+            self._kill()
+        asked(self, method, **arguments)
+
+    monkeypatch.setattr(Worker, "request", request)
+    (row,) = bench().rows
+    assert (row.status, row.latency) == ("failed", None)
+    assert row.reason is not None
+    assert "SIGKILL" in row.reason
+
+
+@pytest.mark.usefixtures("timed")
 def test_a_profiler_and_a_peak_that_fail_cost_a_warning_each(
     bench: Callable[..., Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,17 @@ def test_a_twin_that_dies_is_a_warning(tmp_path: Path) -> None:
     assert any("no A/A pair" in warning for warning in found.warnings)
 
 
+def test_a_row_that_is_timed_twice_takes_its_twin_along(tmp_path: Path) -> None:
+    for children in (Children(dies_starting=(3, INT8)), Children(dies_in_turn=(3, INT8))):
+        lost: list[str] = []
+        found = timed(children, tmp_path, lost=lost)
+        assert lost == [INT8]
+        assert set(found.times) == {FP32}
+        assert [warning for warning in found.warnings if "no A/A pair" in warning] == list(found.warnings) != []
+        assert not [asked for asked in children.asked if asked[0] > 3 and asked[1] == twin_name(INT8)]
+        assert children.open == 0
+
+
 def test_when_all_die_nothing_is_timed(tmp_path: Path) -> None:
     lost: list[str] = []
 

@@ -1,15 +1,16 @@
 """A team's repository with a recipe and gates: a pull request that spoils one thing fails by that gate, and says so first.
 
 The untouched model is an ONNX file that the team trained; the report of the main branch lies in the repository. Three branches
-regress accuracy, latency and size, one each. Latency is compared as a ratio of rows that were timed in turn, and the slow
-branch is three times as slow where 20 % are allowed; on a machine too busy to tell even that, a run is tried again, never one
-that was decided.
+regress accuracy, latency and size, one each. Latency is compared as a ratio of rows that were timed in turn. The slow branch is
+three times as slow where 20 % are allowed, and slower than the untouched model, which it must beat; on a machine too busy to
+tell even that, a run is tried again, never one that was decided.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,7 @@ gates:
   - {metric: latency_p50_ms, max_drop: 0.2, vs: main/report.json}
   - {metric: size_bytes, max_drop: 0.2, vs: main/report.json}
   - {metric: top1, max_drop: 0.03, vs: baseline}
+  - {metric: latency_p50_ms, min_improvement: 1.15, vs: baseline}
 report: {formats: [json, md], layers: false, samples: 0, roofline: false}
 """
 SIDE = 32
@@ -135,10 +137,10 @@ class Repository:
         subprocess.run(["git", *who, *words], cwd=self.folder, check=True, capture_output=True, env=self._environment())
 
     def run(self, metric: str) -> Ran:
-        """``accel optimize`` in the working tree, as CI types it; again where the machine was too busy to decide ``metric``."""
+        """``accel optimize`` in the working tree, as CI types it; again, for a few times, where ``metric`` stayed undecided."""
         for _ in range(TRIES):
             found = self._once()
-            if metric not in found.undecided:
+            if metric in found.failed or metric not in found.undecided:
                 break
         return found
 
@@ -228,14 +230,17 @@ def test_the_right_gate_fails(
         found = repository.run(metric)
     finally:
         repository.git("checkout", "-f", "main")
-    if metric in found.undecided:
-        pytest.skip(f"this machine is too busy to tell: {found.first_line}")
-    assert found.failed == [metric], found.report["gates"]
+    if metric in found.undecided and not found.failed:
+        said = next(gate["text"] for gate in found.report["gates"] if gate["verdict"] == "inconclusive")
+        pytest.skip(f"this machine is too busy to tell: {said}")
+    assert set(found.failed) == {metric}, found.report["gates"]
     assert found.code == code, found.err
-    assert f"FAIL 1 of 4 gates ({metric}@ort" in found.first_line.replace("\\", "").replace("&#8203;", "")
-    assert [gate["line"] for gate in found.report["gates"] if gate["failed"]] == [_line_of(metric)]
+    first = found.first_line.replace("\\", "").replace("&#8203;", "")
+    assert re.search(rf"FAIL [12] of 5 gates \({metric}@ort", first), first
+    lines = [gate["line"] for gate in found.report["gates"] if gate["failed"]]
+    assert set(lines) <= set(lines_of(metric))
 
 
-def _line_of(metric: str) -> int:
-    """Of its first gate in the recipe, from 1: the accuracy gate against main stands before that against the baseline."""
-    return next(number for number, line in enumerate(RECIPE.splitlines(), start=1) if f"metric: {metric}," in line)
+def lines_of(metric: str) -> list[int]:
+    """Where the recipe has gates on it, from 1."""
+    return [number for number, line in enumerate(RECIPE.splitlines(), start=1) if f"metric: {metric}," in line]

@@ -10,6 +10,7 @@ import numpy as np
 
 from accel.benchmarks import bootstrap
 from accel.benchmarks.mcnemar import mcnemar
+from accel.benchmarks.student import quantile
 from accel.contracts import Score
 from accel.errors import DataFault
 from accel.report import Estimate, McNemar, Metric
@@ -90,7 +91,7 @@ def difference(score: Score, reference: Score) -> Estimate:
         low, high = tango(gained, lost, len(ours))
     else:
         paired = ours - theirs
-        half = student_95(len(paired) - 1) * float(paired.std(ddof=1)) / math.sqrt(len(paired))
+        half = quantile(0.95, len(paired) - 1) * float(paired.std(ddof=1)) / math.sqrt(len(paired))
         span = float(max(ours.max(), theirs.max()) - min(ours.min(), theirs.min()))
         half = max(half, RULE_OF_THREE / len(paired) * span)
         low, high = value - half, value + half
@@ -132,32 +133,3 @@ def tango(gained: int, lost: int, samples: int, z: float = Z) -> tuple[float, fl
         return inner
 
     return bound(-1.0, z), bound(1.0, z)
-
-
-def student_95(freedom: int) -> float:
-    """The 0.975 quantile of Student's t (Hill, Communications of the ACM 13, algorithm 396); exact to 4 digits above 2."""
-    if freedom < 1:
-        raise ValueError("Student's t needs at least one degree of freedom")
-    if freedom == 1:
-        return 12.706204736432095
-    if freedom == 2:
-        return 4.302652729696142
-    p = 0.05
-    a = 1 / (freedom - 0.5)
-    b = 48 / a**2
-    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
-    d = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * freedom
-    y = (d * p) ** (2 / freedom)
-    if y > 0.05 + a:
-        x = -Z
-        y = x**2
-        if freedom < 5:
-            c += 0.3 * (freedom - 4.5) * (x + 0.6)
-        c += (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b
-        y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x
-        y = math.expm1(a * y**2)
-    else:
-        y = ((1 / (((freedom + 6) / (freedom * y) - 0.089 * d - 0.822) * (freedom + 2) * 3) + 0.5 / (freedom + 4)) * y - 1) * (
-            freedom + 1
-        ) / (freedom + 2) + 1 / y
-    return math.sqrt(freedom * y)

@@ -60,6 +60,8 @@ def against(quantity: Quantity, row: Row, rows: Sequence[Row], samples: int) -> 
     if quantity.metric:
         return _of_metric(quantity, row, vs.name, ours.estimate, theirs)
     found = interleaved(quantity, row, vs.name)
+    if found is not None and min(found.ratio.value, ours.estimate.value) <= 0:
+        return Change(vs.name, reason="its time or ratio is 0 or negative", refused=True)
     if found is not None:
         return of_ratio(quantity, vs.name, found.ratio, ours.estimate.value, found.unstable)
     if quantity.name in ("latency_p50_ms", "throughput_per_s", "rate_per_s"):

@@ -35,6 +35,9 @@ ISA_FLAGS = (
     *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
 )
 
+INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+"""Those with products of INT8 summed up in one instruction. Without one, runtimes widen to 16 bits first."""
+
 
 def describe(libraries: Sequence[str] = LIBRARIES, *, gpus: Sequence[Gpu] = (), root: Path = Path("/")) -> Environment:
     """This machine as this process may use it. ``root`` holds ``proc`` and ``sys`` (another folder in tests).
@@ -96,6 +99,13 @@ def isa_flags(root: Path = Path("/")) -> list[str]:
     facts = _cpuinfo(root)
     here = set(facts.get("flags", facts.get("Features", "")).split())
     return [flag for flag in ISA_FLAGS if flag in here]
+
+
+def without_int8(root: Path = Path("/")) -> bool:
+    """Whether this CPU has no instruction for INT8 (VNNI, AMX, ARM's dot product). False where the system does not tell."""
+    facts = _cpuinfo(root)
+    told = facts.get("flags", facts.get("Features"))
+    return told is not None and not INT8_FLAGS & set(told.split())
 
 
 def cores(root: Path = Path("/")) -> int:

@@ -17,9 +17,8 @@ WIDEST_TURNS = 0.50
 """The middle half of all turns, relative to their median: beyond it a median is of two different machines."""
 
 RESOLUTION_MS = 1e-6
-WAY_OUT = (
-    "some figures are unstable: measure where nothing else runs, or give it more time (benchmark.max_duration_s)"
-)
+STOOD_STILL = "the clock stood still or went backwards: no query took any time"
+WAY_OUT = "some figures are unstable: measure where nothing else runs, or give it more time (benchmark.max_duration_s)"
 """Said once for a whole report, not with each reason."""
 
 
@@ -30,10 +29,15 @@ def width(found: Estimate) -> float | None:
     return found.high / found.low - 1
 
 
+def stood_still(turns_ms: Floats) -> bool:
+    """Whether half of the turns or more took no time at all."""
+    return float(np.median(turns_ms)) <= RESOLUTION_MS
+
+
 def of_latency(p50_ms: Estimate, turns_ms: Floats) -> str | None:
     """Why the median latency of a row is not to be relied on; None where it is. ``turns_ms``: (restarts, rounds), medians."""
     if p50_ms.value <= RESOLUTION_MS:
-        return "the clock stood still or went backwards: no query took any time"
+        return STOOD_STILL
     wide = width(p50_ms)
     if wide is not None and wide > WIDEST_LATENCY:
         return f"between {p50_ms.low:.4g} and {p50_ms.high:.4g} ms, {_percent(wide)} apart, after {turns_ms.shape[0]} restarts"

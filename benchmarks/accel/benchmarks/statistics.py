@@ -61,7 +61,10 @@ def _mean(logs: Floats, confidence: float) -> Estimate:
 
 def speedup(row: Turns, vs_name: str, vs: Turns) -> Speedup:
     """How many times faster ``row`` is than the row ``vs_name``: above 1 is faster."""
-    found = ratio(turn_medians(vs), turn_medians(row))
+    ours, theirs = turn_medians(row), turn_medians(vs)
+    found = ratio(theirs, ours)
+    if stability.stood_still(ours / 1e6) or stability.stood_still(theirs / 1e6):  # 1.0 exactly, and it says nothing
+        return Speedup(vs=vs_name, ratio=Estimate(value=found.value), unstable=stability.STOOD_STILL)
     return Speedup(vs=vs_name, ratio=found, unstable=stability.of_ratio(found, len(row)))
 
 
@@ -74,7 +77,8 @@ def noise(row_name: str, row: Turns, twin: Turns) -> Noise:
     """
     found = ratio(turn_medians(row), turn_medians(twin))
     quiet = (
-        found.low is not None
+        not stability.stood_still(turn_medians(row) / 1e6)
+        and found.low is not None
         and found.high is not None
         and found.low <= 1 + NOISY_BIAS
         and found.high >= 1 - NOISY_BIAS
@@ -130,6 +134,8 @@ def latency(turns: Turns, *, batch_size: int = 1, threads: int = 1) -> Latency:
     interval = _mean(np.log(np.maximum(restarts, 1e-6)), CONFIDENCE)
     low = None if interval.low is None else min(interval.low, p50)  # p50 is of all samples, the interval of restarts' medians
     high = None if interval.high is None else max(interval.high, p50)
+    if p50 <= stability.RESOLUTION_MS:  # an interval around nothing would keep any limit
+        low = high = None
     return Latency(
         batch_size=batch_size,
         threads=threads,

@@ -49,6 +49,9 @@ def since(quantity: Quantity, row: Row, head: Report, base: Report, vs: str, *, 
             return Change(vs, reason=f"not comparable: {problem}", refused=True)
     if quantity.metric:
         return _accuracy(quantity, row, other, vs)
+    if quantity.name == "top1_agreement" and ours.estimate.value == theirs.estimate.value and _same_files(row, other):
+        found = of_difference(quantity, vs, Estimate(value=0.0), theirs.estimate.value)
+        return replace(found, exact=True, broken=ours.broken)
     if quantity.name == "top1_agreement" and samples(head) and samples(base):
         difference = newcombe(ours.estimate.value, samples(head), theirs.estimate.value, samples(base))
         found = of_difference(quantity, vs, difference, theirs.estimate.value)
@@ -127,6 +130,8 @@ def _ratio_of_ratios(quantity: Quantity, ours: Side, theirs: Side, vs: str) -> C
     for anchor, _ in pairs:
         now, then = interleaved(quantity, row, anchor.name), interleaved(quantity, other, anchor.name)
         if now is not None and then is not None:
+            if min(now.ratio.value, then.ratio.value, figure.estimate.value) <= 0:  # a file that somebody else wrote
+                return Change(vs, reason=f"not comparable: a time or ratio is 0 or negative, here or in {vs}", refused=True)
             found = of_ratio(quantity, vs, over(now.ratio, then.ratio), figure.estimate.value)
             return replace(found, unstable=_unstable(now, then, vs))
     return Change(vs, reason=f"not comparable: no untouched row was timed in turn with it both now and in {vs}", refused=True)
@@ -174,8 +179,7 @@ def _accuracy(quantity: Quantity, row: Row, other: Row, vs: str) -> Change:
     differences say more than the two shares do: what both rows have in common with the reference cancels."""
     now, then = (next(metric for metric in each.metrics if metric.name == quantity.name) for each in (row, other))
     value = now.value - then.value
-    files = [[file.sha256 for file in each.files] for each in (row, other)]
-    if value == 0 and files[0] and files[0] == files[1]:  # the same files, the same data, the same score: nothing to estimate
+    if value == 0 and _same_files(row, other):
         return replace(of_difference(quantity, vs, Estimate(value=0.0), then.value), exact=True)
     difference = None
     if now.difference is not None and then.difference is not None and _same_reference(now, then):
@@ -189,6 +193,12 @@ def _accuracy(quantity: Quantity, row: Row, other: Row, vs: str) -> Change:
             difference = Estimate(value=value)
     found = of_difference(quantity, vs, difference, then.value)
     return replace(found, exact=difference.low is None or difference.high is None)
+
+
+def _same_files(row: Row, other: Row) -> bool:
+    """With the same data and the same score there is then nothing to estimate."""
+    files = [[file.sha256 for file in each.files] for each in (row, other)]
+    return bool(files[0]) and files[0] == files[1]
 
 
 def _same_reference(now: Metric, then: Metric) -> bool:

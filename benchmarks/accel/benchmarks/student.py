@@ -1,9 +1,13 @@
-"""Student's t, exactly, for whole degrees of freedom: without scipy, which is no dependency of ours."""
+"""Student's t for whole degrees of freedom: without scipy, which is no dependency of ours."""
 
 from __future__ import annotations
 
 from functools import cache
 from math import atan, cos, pi, sin, sqrt, tan
+from statistics import NormalDist
+
+MANY = 1000
+"""Degrees of freedom from which on the quantile is a series: the exact sum has half as many terms."""
 
 
 def within(t: float, freedom: int) -> float:
@@ -15,11 +19,14 @@ def within(t: float, freedom: int) -> float:
 
 @cache
 def quantile(confidence: float, freedom: int) -> float:
-    """The t with P(|T| <= t) = ``confidence``, in (0, 1)."""
+    """The t with P(|T| <= t) = ``confidence``, in (0, 1): exact below ``MANY`` degrees, to eight digits at 95 % above."""
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence lies between 0 and 1, found {confidence}")
     if freedom < 1:
         raise ValueError("Student's t needs at least one degree of freedom")
+    if freedom > MANY:  # Abramowitz and Stegun 26.7.5
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+        return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     low, high = 0.0, pi / 2
     for _ in range(100):
         middle = (low + high) / 2

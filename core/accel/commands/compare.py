@@ -13,7 +13,7 @@ from accel.benchmarks.comparing import Comparison, compare
 from accel.benchmarks.gate_limits import vs_of
 from accel.benchmarks.gate_settings import GateSettings
 from accel.benchmarks.gate_text import parse
-from accel.benchmarks.gates import SEVERAL_KINDS, exit_code, judge
+from accel.benchmarks.gates import SEVERAL_KINDS, exit_code, judge, judged_rows
 from accel.benchmarks.quantities import metrics_of, quantity
 from accel.benchmarks.stored_changes import other_machine
 from accel.commands.report import load
@@ -76,8 +76,8 @@ def _require_same_machine(expressions: Sequence[str], settings: Sequence[GateSet
         known = quantity(one.metric, {})
         if known is None or known.kind != "latency" or vs_of(one) is None:
             continue
-        for row in head.rows:
-            problem = other_machine(head, base, row) if row.role == "result" else None
+        for row in judged_rows(one, head.rows):
+            problem = other_machine(head, base, row)
             if problem is not None:
                 way = "--across-machines compares how each row stood to a row timed in turn with it"
                 raise UsageError(f"--fail-on {text!r}: latencies are not comparable: {problem}; {way}")

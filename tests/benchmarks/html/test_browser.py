@@ -148,6 +148,20 @@ def test_tables_sort_by_mouse_and_by_keyboard(page: Any) -> None:
     assert sorted(column(page, "p50"), key=str) == sorted(before, key=str)
 
 
+def test_a_reason_in_place_of_figures_sorts_last(chromium: Any, rich: Report, tmp_path: Path) -> None:
+    """It stands in the first column of figures, and is no number."""
+    failed = [row for row in rich.rows if row.status in ("failed", "skipped")]
+    rows = [row for row in rich.rows if row.status not in ("failed", "skipped")]
+    assert failed
+    mixed = rich.model_copy(update={"rows": [*rows[5:7], *failed, *rows[:5], *rows[7:]]})
+    with opened(chromium, written(mixed, tmp_path)) as page:
+        head = page.locator("#results thead th").nth(1)
+        name = head.inner_text()
+        for down in (False, True):
+            head.get_by_role("button").click()
+            assert in_order(column(page, name), down=down)
+
+
 def test_every_head_that_sorts_is_a_button(page: Any) -> None:
     bare = page.evaluate(
         """() => [...document.querySelectorAll("table.sortable")].filter(table => table.tBodies[0].rows.length > 1)

@@ -18,6 +18,8 @@
     const down = before ? before === "ascending" : false;
     const body = table.tBodies[0];
     const rows = [...body.rows].map((row, index) => ({ row, index, value: value(row, column) }));
+    // A reason that stands in place of figures is no number: it comes last, as what is missing does.
+    if (numeric) for (const each of rows) if (Number.isNaN(Number(each.value))) each.value = null;
     const number = numeric || rows.every((each) => each.value === null || !Number.isNaN(Number(each.value)));
     rows.sort((a, b) => {
       if (a.value === null || b.value === null) return (a.value === null) - (b.value === null) || a.index - b.index;
