@@ -3,7 +3,7 @@
     python benchmarks/bare_loop.py ASKED.json
 
 ``ASKED.json``: ``{"runtime": "onnxruntime" | "openvino", "model": PATH, "inputs": PATH.npz, "seconds": S, "settings": {...}}``,
-where ``settings`` are those of our runner in the runtime's own words and axes that vary are fixed to the sizes of the inputs.
+where ``settings`` are those of our runner in the runtime's own words; the one axis that varies is ``batch``, fixed to 1.
 Prints ``{"p50_ms": ..., "own_p50_ms": ..., "queries": ...}``: the median by the clock around the call, and by the runtime's own
 clock where it has one (OpenVINO: ``InferRequest.latency``, which is what benchmark_app reports).
 """

@@ -375,9 +375,9 @@ def read(path: Path) -> Report:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a report: {type(error).__name__}; name the report.json of a run") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version == 1:
+    if type(version) is int and version == 1:  # true is no version
         document["schema_version"] = SCHEMA_VERSION  # all that came after it has a default
-    elif version != SCHEMA_VERSION:
+    elif type(version) is not int or version != SCHEMA_VERSION:
         known = f"this accel reads versions 1 to {SCHEMA_VERSION}"
         newer = "; upgrade accel" if isinstance(version, int) and version > SCHEMA_VERSION else ""
         raise UsageError(f"{path}: schema_version is {version!r}; {known}{newer}")

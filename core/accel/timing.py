@@ -64,7 +64,8 @@ def compare(
     Restarts are added, past the least that ``settings`` ask for, until each interval that a report shows is at most
     ``max_interval`` wide or, where ``enough`` is given, until that says so instead and no ratio between targets would be called
     unstable; and, once the least are made, at the latest when one more would take the whole beyond ``max_duration_s`` seconds a
-    row, starting the children included: that is most of what a restart costs. Results are looked at after a few numbers of restarts only (schedule.LOOKS).
+    row, starting the children included: that is most of what a restart costs. Results are looked at after a few numbers of
+    restarts only (schedule.LOOKS).
     """
     subjects = {subject.name: subject for subject in alive}
     twin = twinned(alive)

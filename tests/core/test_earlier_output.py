@@ -73,6 +73,21 @@ def test_measurements_of_the_same_files_by_the_same_recipe_are_kept_whatever_the
     assert keeping_measurements(report(None), read(tmp_path), publish(tmp_path, judged, read(tmp_path))).gates == []
 
 
+def test_an_optional_target_that_is_skipped_both_times_throws_no_measurements_away(tmp_path: Path) -> None:
+    absent = Row(name="trt", role="result", backend="tensorrt", status="skipped", reason="no GPU")
+
+    def with_absent(seconds: float | None) -> Report:
+        found = report(seconds)
+        return found.model_copy(update={"rows": [*found.rows, absent]})
+
+    folder = publish(tmp_path, with_absent(0.5), read(tmp_path))
+    assert keeping_measurements(with_absent(None), read(tmp_path), folder).rows[0].compile_s == 0.5
+    here = [*report(None).rows, absent.model_copy(update={"status": "built", "reason": None})]
+    assert (
+        keeping_measurements(report(None).model_copy(update={"rows": here}), read(tmp_path), folder).rows[0].compile_s is None
+    )
+
+
 def test_measurements_by_another_recipe_are_not(tmp_path: Path) -> None:
     folder = publish(tmp_path, report(0.5), read(tmp_path, benchmark={"threads": 2}))
     assert keeping_measurements(report(None), read(tmp_path), folder).rows[0].compile_s is None

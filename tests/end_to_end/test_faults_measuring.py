@@ -20,6 +20,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from accel.benchmarks.environment import without_int8
 from accel.report import Fidelity, Precision, Row, read
 from accel.rows import unlike
 
@@ -195,6 +196,22 @@ def test_47_a_cpu_without_vnni_is_told_with_what_ran_in_int8(
     report = json.loads(done.out)
     assert report["rows"][0]["precision"]["int8_operators"] > 0
     assert any("no instructions for INT8 (VNNI" in text for text in report["warnings"]) == lacking
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "lacking"),
+    [
+        ("flags\t: avx2 fma\n", True),
+        ("flags\t: avx2 avx512_vnni\n", False),
+        ("Features\t: asimd\n", True),
+        ("Features\t: asimd asimddp\n", False),
+        ("model name\t: says nothing\n", False),
+    ],
+)
+def test_47_which_cpu_lacks_it(tmp_path: Path, cpuinfo: str, lacking: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(cpuinfo)
+    assert without_int8(tmp_path) == lacking
 
 
 # -- 48, 49, 57: time and cores -----------------------------------------------------------------------------------------

@@ -63,11 +63,8 @@ def _limit(settings: GateSettings, found: Quantity) -> Iterator[Problem]:
         key = "max_drop" if settings.max_drop is not None else "min_improvement"
         if value is not None and value >= 1:
             yield key, f"found {value:g}; {found.name} is a fraction: 0.01 is one percentage point"
-    if settings.max_drop is not None and form == "relative" and found.higher_is_better and settings.max_drop >= 1:
-        yield (
-            "max_drop",
-            f"found {settings.max_drop:g}; relative, 0.01 is 1 %, and nothing that is good where high loses more than 100 %",
-        )
+    if found.unit in ("fraction", "per_s") and form == "relative" and (settings.max_drop or 0) >= 1:
+        yield "max_drop", f"found {settings.max_drop:g}; relative, 0.01 is 1 %, and {found.name} cannot lose more than 100 %"
     if settings.min_improvement is not None and form == "better" and settings.min_improvement < 1:
         meant = "2.0 is twice as good and 1.1 is 10 % better: allowed are 1 and more"
         yield "min_improvement", f"found {settings.min_improvement:g}; relative, {meant}"

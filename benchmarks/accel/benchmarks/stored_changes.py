@@ -22,6 +22,9 @@ RUNTIMES = {
 }
 """A backend to the start of the names of the distributions that decide its speed."""
 
+SAME_BOUND = 0.01
+"""A rate that keeps another bound is another quantity. The default bound follows from a median, and so differs by more."""
+
 ALIKE = 0.01
 """Two untouched models whose sizes differ by less are taken for one architecture: trained again, it keeps its speed."""
 
@@ -166,6 +169,8 @@ def _other_settings(quantity: Quantity, row: Row, other: Row) -> str | None:
             return None
         settings = [("batch size", now.batch_size, then.batch_size), ("threads", now.threads, then.threads)]
         settings.append(("streams", now.streams, then.streams))
+        if now.bound_ms and then.bound_ms and abs(now.bound_ms / then.bound_ms - 1) > SAME_BOUND:
+            return f"the bound on latency: {then.bound_ms:.4g} ms, now {now.bound_ms:.4g} ms; set benchmark.server_bound_ms"
     elif row.latency is not None and other.latency is not None:
         settings = [("batch size", row.latency.batch_size, other.latency.batch_size)]
         settings.append(("threads", row.latency.threads, other.latency.threads))

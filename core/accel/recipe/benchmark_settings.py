@@ -71,8 +71,8 @@ class BenchmarkSettings(BaseModel):
         Field(
             gt=0,
             description="server: what the 99th percentile may take, the same for all rows; by default ten times the"
-            " single-stream median of the slowest FP32 baseline. The search for the highest rate takes at most max_duration_s"
-            " in each restart",
+            " median of the slowest FP32 baseline, at a first look. The search for the highest rate takes at most"
+            " max_duration_s in each restart",
         ),
     ] = None
     restarts: Annotated[int, Field(ge=5, description="Fresh processes per row, at least: what intervals are computed from")] = 5

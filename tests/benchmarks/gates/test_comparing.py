@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import re
 from io import StringIO
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,8 @@ from accel.benchmarks.compare_terminal import show
 from accel.benchmarks.comparing import Comparison, Figure, compare
 from accel.benchmarks.gate_settings import GateSettings
 from accel.benchmarks.gates import judge
+from accel.commands.compare import run
+from accel.errors import UsageError
 from accel.report import Metric, Row, Source, Speedup
 
 if TYPE_CHECKING:
@@ -150,3 +153,19 @@ def test_a_long_list_is_counted(make: Make, count: int) -> None:
     verdict = compare(make.report(*rows), make.report(*worse)).verdict
     assert verdict.startswith(f"{count} regressed (size_bytes of r0")
     assert ("more" in verdict) == (count > 3)
+
+
+def test_a_gate_on_one_target_does_not_mind_the_runtime_of_another(make: Make, tmp_path: Path) -> None:
+    ort = make.result(name="ort", target="ort", backend="onnxruntime")
+    rows = [make.reference(), make.baseline(), make.result(), ort]
+    for name, version in (("base", "1.20.0"), ("head", "2.0.0")):
+        libraries = {"openvino": "2026.4.1", "onnxruntime": version}
+        (tmp_path / f"{name}.json").write_text(make.report(*rows, libraries=libraries).json_text())
+
+    def code(*fail_on: str) -> int:
+        fixed: dict[str, Any] = {"across_machines": False, "on_removed": "warn", "form": "table", "output": None}
+        return run(tmp_path / "base.json", tmp_path / "head.json", fail_on=fail_on, out=Console(file=StringIO()), **fixed)
+
+    assert code("latency>+20%@ov") == 0
+    with pytest.raises(UsageError, match="onnxruntime differs"):
+        code("latency>+20%@ort")

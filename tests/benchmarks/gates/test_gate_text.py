@@ -73,6 +73,7 @@ def test_a_text_says_a_gate(text: str, settings: dict[str, Any]) -> None:
         ("latency<+5%", "latency_p50_ms is good where it is low, so this fails where it gets better; write it with >"),
         ("top1>-1pt", "write it with <"),
         ("top1<87", "allowed: 0 to 1"),
+        ("top1<-100%", "cannot lose more than 100 %"),
         ("top1<-100pt", "is a fraction"),
         ("size>-100%", "nothing gets smaller by 100 %"),
         ("speedup>2", "write speedup<2"),

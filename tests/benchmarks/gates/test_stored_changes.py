@@ -151,6 +151,22 @@ def test_the_same_files_with_the_same_score_lost_nothing(make: Make) -> None:
     assert one(make.report(), make.report(), metric="top1", max_drop=0.0).verdict == "pass"
 
 
+def test_the_same_files_with_the_same_agreement_lost_none(make: Make) -> None:
+    assert one(make.report(), make.report(), metric="top1_agreement", max_drop=0.0).verdict == "pass"
+    other = make.report(make.reference(), make.baseline(), make.result(files=[]))
+    assert one(other, make.report(), metric="top1_agreement", max_drop=0.0).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0])
+def test_a_ratio_that_no_run_can_measure_is_refused_and_divides_nothing(make: Make, ratio: float) -> None:
+    for head, base in ((timed(make, ratio), timed(make, 2.0)), (timed(make, 2.0), timed(make, ratio))):
+        gate = one(head, base, metric="latency", max_drop=0.05)
+        assert (gate.verdict, gate.failed) == ("inconclusive", True)
+        assert "0 or negative" in gate.text
+    gate = judge([GateSettings(metric="latency", max_drop=0.05)], timed(make, ratio), stored={})[0]
+    assert (gate.verdict, gate.failed) == ("inconclusive", True)
+
+
 def test_agreement_and_sizes_are_compared_directly(make: Make) -> None:
     worse = make.result(size_bytes=310_000)
     assert one(make.report(worse), make.report(), metric="size", max_drop=0.01).verdict == "fail"
