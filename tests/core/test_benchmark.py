@@ -58,8 +58,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
 def measured(path: Path, *backends: str) -> int:
     console = Console(file=io.StringIO())
     return benchmark.run(
-        path, backends=backends, device="cpu", against=(), threads=None, batch_size=None, shapes=(), duration_s=0.1, max_duration_s=1.0,
-        cache=lambda _: path.parent / "cache", as_json=True, quiet=True, out=console, err=console,
+        path, backends=backends, device="cpu", against=(), threads=None, batch_size=None, shapes=(), duration_s=0.1,
+        max_duration_s=1.0, cache=lambda _: path.parent / "cache", as_json=True, quiet=True, out=console, err=console,
     )  # fmt: skip
 
 

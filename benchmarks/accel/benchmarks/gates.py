@@ -163,8 +163,8 @@ def _judge_change(settings: GateSettings, quantity: Quantity, change: Change) ->
 
 
 def _wary(word: Word, said: str, unstable: str | None, excess: Interval) -> tuple[Word, str]:
-    """What is unstable passes where its whole, wide interval is within, and fails only where that is beyond the limit by more than
-    it is wide: three times slower is slower on the busiest machine, and nothing near the limit is ever a false alarm."""
+    """What is unstable passes where its whole, wide interval is within, and fails only where that is beyond the limit by more
+    than it is wide: three times slower is slower on the busiest machine, and nothing near the limit is ever a false alarm."""
     if unstable is None:
         return word, said
     low, high = excess
