@@ -24,7 +24,14 @@ SETTINGS = {
     "smaller": rf"{{{STREAM}, layer1\.\d\.conv1: 0.5, layer2\.\d\.conv1: 0.75, layer3\.\d\.conv1: 0.75}}",
 }
 STRIPPED = "passes=[{type: export_onnx}, {type: simplify, short_names: true}]"
-FEW = ("benchmark.min_duration_s=0.1", "benchmark.min_iterations=20", "data.validation.num_samples=200")
+FEW = (
+    "benchmark.min_duration_s=0.1",
+    "benchmark.max_duration_s=1",
+    "report.roofline=false",
+    "report.layers=false",
+    "benchmark.min_iterations=20",
+    "data.validation.num_samples=200",
+)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def _recipe_of(file: Path) -> str | None:
         return None
     if not isinstance(found, dict) or "accel_version" not in found:
         return None
-    return str(found.get("name" if "rows" in found else "recipe"))  # a report's own "recipe" is the file it was read from
+    manifest = "recipe" in found and "rows" not in found  # a report's own "recipe" is the file it was read from
+    return str(found.get("recipe" if manifest else "name"))
 
 
 def keeping_measurements(report: Report, recipe: Recipe, final: Path) -> Report:

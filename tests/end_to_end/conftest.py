@@ -79,7 +79,7 @@ passes:
 targets:
   - {name: ort, backend: onnxruntime}
   - {name: ov, backend: openvino}
-benchmark: {min_duration_s: 0.5, min_iterations: 50}
+benchmark: {min_duration_s: 0.5, min_iterations: 50, max_duration_s: 1}
 report: {layers: false, roofline: false}
 """
 

@@ -40,7 +40,7 @@ def with_passes(project: Project, passes: str) -> Project:
     old = text[text.index("  - type: export_onnx") : text.index("targets:")]
     text = text.replace(old, passes)
     text = text.replace("dtype: float32}", "dtype: float32, dynamic: {batch: {min: 1, opt: 2, max: 8}}}")
-    text = text.replace("benchmark: {min_duration_s: 0.5, min_iterations: 50}", "benchmark: {min_duration_s: 0.01}")
+    text = text.replace("min_duration_s: 0.5, min_iterations: 50", "min_duration_s: 0.01")
     project.recipe.write_text(text.replace("benchmark: {", f"{ENGINE if RTX else ''}benchmark: {{"))
     return project
 

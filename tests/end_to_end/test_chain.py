@@ -57,7 +57,8 @@ passes:
 targets:
   - {{name: ort, backend: onnxruntime}}
   - {{name: ov, backend: openvino}}
-benchmark: {{min_duration_s: 0.2, min_iterations: 20}}
+benchmark: {{min_duration_s: 0.2, min_iterations: 20, max_duration_s: 1}}
+report: {{layers: false, roofline: false}}
 """
 
 

@@ -120,7 +120,7 @@ name: small
 model: {{path: model.onnx}}
 passes: {passes}
 targets: {targets}
-benchmark: {{min_duration_s: 0.1, min_iterations: 10, warmup: 1, compile_timeout_s: {timeout}}}
+benchmark: {{min_duration_s: 0.1, min_iterations: 10, warmup: 1, max_duration_s: 1, compile_timeout_s: {timeout}}}
 """
 
 

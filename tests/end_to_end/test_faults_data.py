@@ -25,7 +25,7 @@ task: {{type: image_classification, metrics: {metrics}, preprocess: {preprocess}
 data: {{calibration: {calibration}{validation}}}
 passes: {passes}
 targets: [{{name: ort, backend: onnxruntime}}]
-benchmark: {{min_duration_s: 0.1, min_iterations: 10, warmup: 1}}
+benchmark: {{min_duration_s: 0.1, min_iterations: 10, warmup: 1, max_duration_s: 1}}
 """
 QUANTIZE = "[{type: quantize, approach: static}]"
 ARRAYS = "{arrays: {path: data.npz}}"

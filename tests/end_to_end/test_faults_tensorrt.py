@@ -48,7 +48,9 @@ ORT = "  - {name: ort, backend: onnxruntime}"
 
 def write_recipe(project: Project, *targets: str, model: str = "m.onnx") -> None:
     lines = ["version: 1", "name: small", f"model: {{path: {model}}}", "targets:", *targets]
-    project.recipe.write_text("\n".join([*lines, "benchmark: {min_duration_s: 0.2, min_iterations: 20}"]) + "\n")
+    project.recipe.write_text(
+        "\n".join([*lines, "benchmark: {min_duration_s: 0.2, min_iterations: 20, max_duration_s: 1}"]) + "\n"
+    )
 
 
 def save(place: Path, nodes: Sequence[Any], weights: Sequence[Any], batch: int | str = "batch", **more: Any) -> Path:

@@ -133,7 +133,7 @@ def test_what_was_not_measured_passes_with_a_warning_or_fails(project: Project, 
     shutil.rmtree(project.out)
     done = typed("optimize", "recipe.yaml", "--no-benchmark")
     assert done.code == 0
-    assert "gate top1@ort is inconclusive" in done.out
+    assert "INCONCLUSIVE: top1 of ort" in done.out
     assert done.out.startswith("INCONCLUSIVE 1 of 2 gates")
     project.rewrite("min: 0.05", "min: 0.05, on_inconclusive: fail")
     assert typed("optimize", "recipe.yaml", "--no-benchmark").code == 11

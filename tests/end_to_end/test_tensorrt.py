@@ -137,7 +137,7 @@ def add_target(project: Project, **options: Any) -> None:
 def test_the_other_target_is_measured_and_the_engine_is_not(project: Project, typed: Typed) -> None:
     add_target(project, options="{library: tensorrt-rtx, compute_capabilities: ['8.9']}")
     project.rewrite("  - {name: ov, backend: openvino}\n", "")  # each row takes its time
-    project.rewrite("{min_duration_s: 0.5, min_iterations: 50}", "{min_duration_s: 0.1, min_iterations: 10}")
+    project.rewrite("min_duration_s: 0.5, min_iterations: 50", "min_duration_s: 0.1, min_iterations: 10")
     done = typed("optimize", "recipe.yaml")
     assert done.code == 0, done.err
     rows = {row["name"]: row for row in json.loads((project.out / "report.json").read_text())["rows"]}

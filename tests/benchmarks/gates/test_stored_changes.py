@@ -99,10 +99,10 @@ def test_percentiles_of_two_runs_are_refused(make: Make) -> None:
     assert "limit latency_p50_ms" in gate.text
 
 
-def test_an_unstable_ratio_then_decides_nothing_now(make: Make) -> None:
-    shaky = Speedup(vs="ov fp32 baseline", ratio=make.estimate(2.0, 0.01), unstable="a busy machine")
+def test_an_unstable_ratio_then_fails_nothing_near_the_limit_now(make: Make) -> None:
+    shaky = Speedup(vs="ov fp32 baseline", ratio=make.estimate(1.1, 0.01), unstable="a busy machine")
     base = make.report(make.reference(), make.baseline(), make.result(speedups=[shaky]))
-    gate = one(timed(make, 1.0), base, metric="latency", max_drop=0.05)
+    gate = one(timed(make, 1.0), base, metric="latency", max_drop=0.08)
     assert (gate.verdict, gate.failed) == ("inconclusive", False)
     assert "in main.json: a busy machine" in gate.text
 
