@@ -96,7 +96,10 @@ def trained(network: str, folder: Path) -> None:
     save_file(torch.load(folder / "weights.pt", weights_only=True), folder / "weights.safetensors")
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+# A group for each network: its tests go to one worker of pytest-xdist, and the chain runs once.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"chain-{name}")) for name in NETWORKS]
+)
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_project: Any) -> Project:
     project: Project = new_project(tmp_path_factory.mktemp(request.param) / "a project")
     shutil.copyfile(HERE / "chain_networks.py", project.folder / "chain_networks.py")
