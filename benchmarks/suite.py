@@ -14,7 +14,7 @@ interleaved turns, accuracy on the same validation data, paired by image with th
 ``--quick`` is the part for CI: quickstart, the libraries' defaults, short turns, and gates on ratios of the same run: accel's
 result must not be much slower than the library's own default call on the same runtime, nor less accurate than the untouched
 model by more than its interval leaves open. Exit code as of ``accel optimize``: 0, or that of the gates that failed. Without
---quick there are no gates: about 6, 8 and 20 minutes a model on two quiet cores.
+--quick there are no gates.
 """
 
 from __future__ import annotations

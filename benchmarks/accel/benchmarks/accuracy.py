@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from accel.benchmarks import bootstrap
+from accel.benchmarks.intervals import Z
 from accel.benchmarks.mcnemar import mcnemar
 from accel.benchmarks.student import quantile
 from accel.contracts import Score
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 RULE_OF_THREE = 3.0
 
 

@@ -49,15 +49,6 @@ def pin(cores: Sequence[int]) -> None:
         raise UsageError(f"benchmark.pinning: {found}; set pinning: false") from error
 
 
-def held() -> list[list[int]]:
-    """The cores that each thread of this process may run on, as the system has it: what a runtime sets for itself shows."""
-    found = []
-    for task in _threads():
-        with suppress(ProcessLookupError):
-            found.append(sorted(os.sched_getaffinity(task)))
-    return found
-
-
 def _threads() -> list[int]:
     try:
         return sorted(int(task.name) for task in Path("/proc/self/task").iterdir())

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from math import atan, cos, pi, sin, sqrt, tan
+from math import cos, pi, sin, sqrt, tan
 from statistics import NormalDist
 
 MANY = 1000
 """Degrees of freedom from which on the quantile is a series: the exact sum has half as many terms."""
-
-
-def within(t: float, freedom: int) -> float:
-    """P(|T| <= t) for t >= 0 (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4). ValueError without a degree of freedom."""
-    if freedom < 1:
-        raise ValueError("Student's t needs at least one degree of freedom")
-    return _within_angle(atan(t / sqrt(freedom)), freedom)
 
 
 @cache
@@ -35,7 +28,8 @@ def quantile(confidence: float, freedom: int) -> float:
 
 
 def _within_angle(angle: float, freedom: int) -> float:
-    """``angle``: the arc tangent of t over the root of ``freedom``."""
+    """P(|T| <= t) for t >= 0 (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4). ``angle``: arc tangent of t over the root of
+    ``freedom``."""
     odd = freedom % 2
     term = cos(angle) if odd else 1.0
     total = 0.0

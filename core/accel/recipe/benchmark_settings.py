@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from accel.scenario import Scenario
-
-PositiveInt = Annotated[int, Field(gt=0)]
+from accel.tasks.settings import PositiveInt
 
 
 def _as_tuple(value: Any) -> Any:

@@ -16,12 +16,11 @@ from accel.contracts import Pass
 from accel.model import Target
 from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.recipe.passes import PassEntry, gives_file, kind_for_backend, leaf_for
-from accel.tasks.settings import DataSettings, ImageClassificationSettings
+from accel.tasks.settings import DataSettings, ImageClassificationSettings, PositiveInt
 
 VERSION = 1
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-PositiveInt = Annotated[int, Field(gt=0)]
 
 
 Format = Literal["json", "md", "html", "junit", "github-action-benchmark", "bencher"]
