@@ -23,8 +23,9 @@ Failed = Callable[[str, AccelError], None]
 class Sessions:
     """Opens the children of one run. ``document`` is the recipe's, None where files are measured without one.
 
-    ``pinned``: children that are started to be timed are kept on as many cores as they have threads, all on the same ones: they
-    take turns. Those that compile, score and profile are not.
+    ``pinned``: children that are started to be timed on the CPU are kept on as many cores as they have threads, all on the same
+    ones: they take turns. Which, is seen anew at each start: those that nobody else works on. Children that compile, score and
+    profile are not pinned.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Sessions:
         self.compile_timeout_s = compile_timeout_s
         self._pinned = pinned
         self._opened = 0
+        self._working: Mapping[int, float] = {}
 
     def cores_for(self, threads: int) -> list[int]:
-        """The cores that a child with so many threads is kept on while it is timed; empty: on none."""
-        return pinning.chosen(threads) if self._pinned else []
+        """The cores that CPU children with so many threads were kept on at the last start; empty: on none."""
+        return pinning.chosen(threads, working=self._working) if self._pinned else []
 
     def open(
         self, subject: Subject, label: str, sample: Sample | None = None, *, streams: int = 1, pinned: Sequence[int] = ()
@@ -85,6 +87,8 @@ class Sessions:
         workers: dict[str, Worker] = {}
         names = list(subjects)
         width = cores()
+        if self._pinned and any(subject.target.threads * streams < width for subject in subjects.values()):
+            self._working = pinning.busy()
         try:
             for first in range(0, len(names), width):
                 group = {name: subjects[name] for name in names[first : first + width]}
@@ -108,7 +112,8 @@ class Sessions:
                     continue
                 try:
                     if stage == "open":
-                        kept_on = self.cores_for(subject.target.threads * streams)
+                        on_cpu = subject.target.device == "cpu"
+                        kept_on = self.cores_for(subject.target.threads * streams) if on_cpu else []
                         workers[name] = self.open(subject, name, sample, streams=streams, pinned=kept_on)
                     else:
                         workers[name].result(timeout_s=self.compile_timeout_s)

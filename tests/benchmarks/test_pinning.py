@@ -33,6 +33,42 @@ def test_a_physical_core_is_taken_once_before_any_is_taken_twice(tmp_path: Path)
     assert pinning.chosen(3, allowed=[0, 1, 2, 3], root=root) == [0, 1, 2]
 
 
+def test_a_busy_core_comes_last_and_so_does_the_one_it_shares_its_units_with(tmp_path: Path) -> None:
+    assert pinning.chosen(1, allowed=[0, 1], working={0: 0.9, 1: 0.1}, root=tmp_path) == [1]
+    assert pinning.chosen(2, allowed=[0, 1], working={0: 0.9, 1: 0.1}, root=tmp_path) == [0, 1]
+    assert pinning.chosen(1, allowed=[0, 1], working={0: 0.2, 1: 0.0}, root=tmp_path) == [0], "a little is nothing"
+    root = siblings(tmp_path, "0,1", "2,3")
+    assert pinning.chosen(1, allowed=[0, 2], working={1: 1.0}, root=root) == [2], "core 1 is not ours, and is in the way"
+    assert pinning.chosen(3, allowed=[0, 1, 2, 3], working={1: 1.0}, root=root) == [0, 2, 3]
+
+
+def test_how_busy_each_core_is(tmp_path: Path) -> None:
+    stat = tmp_path / "proc/stat"
+    stat.parent.mkdir()
+    stat.write_text("cpu  9 9 9 9 9 9 9 9\ncpu0 100 0 0 500 0 0 0 0\ncpu1 7 0 0 9 0 0 0 0\nintr 5\n")
+
+    def later(seconds: float) -> None:
+        assert seconds == 0.2
+        stat.write_text("cpu  9 9 9 9 9 9 9 9\ncpu0 104 1 1 513 1 0 0 0\ncpu1 7 0 0 9 0 0 0 0\nintr 5\n")
+
+    assert pinning.busy(seconds=0.2, root=tmp_path, sleep=later) == {0: 0.3}, "core 1 did not move at all: it tells nothing"
+    assert pinning.busy(seconds=0.0, root=tmp_path / "nowhere") == {}
+
+
+def test_a_process_that_works_is_seen() -> None:
+    core = pinning.chosen(1)
+    program = (
+        "import sys; from accel.benchmarks import pinning\npinning.pin([int(sys.argv[1])])\nprint(flush=True)\nwhile True: pass"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(core[0])], stdout=subprocess.PIPE) as working:
+        assert working.stdout is not None
+        working.stdout.readline()
+        try:
+            assert pinning.busy(seconds=0.5)[core[0]] > pinning.BUSY_SHARE
+        finally:
+            working.kill()
+
+
 def test_only_cores_that_this_process_may_use() -> None:
     assert pinning.chosen(1) == sorted(os.sched_getaffinity(0))[:1]
 

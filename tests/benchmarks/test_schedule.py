@@ -64,12 +64,12 @@ def test_a_restart_is_timed_about_as_long_as_it_takes_to_start() -> None:
 
 
 def test_turns_are_short_and_long_enough_for_six_queries() -> None:
-    fast = schedule(ROWS, min_duration_s=1.6, min_iterations=1, seed=0, query_s=1e-4)
+    fast = schedule(ROWS, min_duration_s=1.2, min_iterations=1, seed=0, query_s=1e-4)
     assert fast.rounds == 10
     assert fast.turn_s == pytest.approx(TARGET_TURN_S)
-    slower = schedule(ROWS, min_duration_s=1.6, min_iterations=1, seed=0, query_s=5e-3)
+    slower = schedule(ROWS, min_duration_s=1.2, min_iterations=1, seed=0, query_s=4e-3)
     assert slower.rounds == 6
-    assert slower.turn_s == pytest.approx(0.2 / 6)
+    assert slower.turn_s == pytest.approx(0.15 / 6)
     assert schedule(ROWS, min_duration_s=1.6, min_iterations=1, seed=0, query_s=1.0).rounds == MIN_ROUNDS
 
 

@@ -40,4 +40,5 @@ def test_pinning_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notes(pinning=True) == [
         "benchmark.pinning: this system does not let a process choose its cores; rows go where it puts them"
     ]
+    assert notes() == [], "nobody asked for it"
     assert pinning.chosen(2) == []

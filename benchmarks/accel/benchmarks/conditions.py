@@ -15,6 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
+from accel.benchmarks import core_ticks
 from accel.benchmarks.environment import control_groups
 from accel.machine import Conditions
 
@@ -145,22 +146,13 @@ def _ours_s() -> float:
 
 
 def _busy_and_stolen(root: Path, cores: Sequence[int]) -> tuple[float | None, float | None]:
-    """Seconds that ``cores`` worked and that the hypervisor kept from them (proc(5), /proc/stat)."""
-    busy, stolen, seen, told = 0, 0, 0, True
-    for line in _lines(root / "proc/stat"):
-        name, *columns = line.split()
-        if not name.startswith("cpu") or not name[3:].isdecimal() or int(name[3:]) not in cores:
-            continue
-        if len(columns) < 7 or not all(column.isdecimal() for column in columns):
-            return None, None
-        user, nice, system, _idle, _waiting, interrupts, soft = (int(column) for column in columns[:7])
-        busy += user + nice + system + interrupts + soft
-        told = told and len(columns) > 7
-        stolen += int(columns[7]) if len(columns) > 7 else 0
-        seen += 1
-    if not seen or seen != len(cores):
+    """Seconds that ``cores`` worked and that the hypervisor kept from them."""
+    ticks = core_ticks.read(root)
+    found = [ticks[core] for core in cores if core in ticks]
+    if not found or len(found) != len(cores):
         return None, None
-    return busy * _TICK_S, stolen * _TICK_S if told else None
+    stolen = [each.stolen for each in found if each.stolen is not None]
+    return sum(each.busy for each in found) * _TICK_S, sum(stolen) * _TICK_S if len(stolen) == len(found) else None
 
 
 def _held_back(root: Path) -> dict[Path, float]:

@@ -1,13 +1,23 @@
-"""Keeping a process on some of its cores, so that the scheduler does not move it about while it is timed. Linux only."""
+"""Keeping processes that are compared on the same cores while they are timed. Linux only.
+
+On a virtual machine each core has a neighbour of its own, and its own spells of running a fifth slower. Rows on different cores
+meet different ones; rows on one core meet the same, which cancels in their ratio.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from accel.benchmarks import core_ticks
 from accel.errors import UsageError
+
+WATCHED_S = 0.1
+BUSY_SHARE = 0.3
+"""Of a core's time that others take: beyond it another core is taken, where there is one."""
 
 
 def available() -> bool:
@@ -15,21 +25,46 @@ def available() -> bool:
     return hasattr(os, "sched_setaffinity")
 
 
-def chosen(count: int, *, allowed: Sequence[int] | None = None, root: Path = Path("/")) -> list[int]:
+def busy(
+    *, seconds: float = WATCHED_S, root: Path = Path("/"), sleep: Callable[[float], None] = time.sleep
+) -> dict[int, float]:
+    """The share of its time that each core works, for whomever, in the next ``seconds``; empty where the system is silent."""
+    before = core_ticks.read(root)
+    sleep(seconds)
+    found = {}
+    for core, now in core_ticks.read(root).items():
+        then = before.get(core, now)
+        passed = now.busy + now.idle - then.busy - then.idle
+        if passed > 0:
+            found[core] = (now.busy - then.busy) / passed
+    return found
+
+
+def chosen(
+    count: int,
+    *,
+    allowed: Sequence[int] | None = None,
+    working: Mapping[int, float] | None = None,
+    root: Path = Path("/"),
+) -> list[int]:
     """The first ``count`` of the cores that this process may use, in ascending order; all of them where there are fewer.
 
-    Threads of one physical core share its units: the first of each core comes before any second one.
+    ``working``: what ``busy`` found; physical cores that are busy come last. Threads of one physical core share its units: the
+    first of each comes before any second one.
     """
     if allowed is None:
         allowed = sorted(os.sched_getaffinity(0)) if available() else []
+    siblings = {core: _siblings(core, root) for core in sorted({*allowed, *(working or {})})}
+    shares: dict[str, float] = {}
+    for core, share in (working or {}).items():
+        shares[siblings[core]] = max(share, shares.get(siblings[core], 0.0))
     taken: set[str] = set()
-    firsts: list[int] = []
-    seconds: list[int] = []
+    ranked = []
     for core in sorted(allowed):
-        siblings = _siblings(core, root)
-        (seconds if siblings in taken else firsts).append(core)
-        taken.add(siblings)
-    return sorted([*firsts, *seconds][:count])
+        group = siblings[core]
+        ranked.append((shares.get(group, 0.0) > BUSY_SHARE, group in taken, core))
+        taken.add(group)
+    return sorted(core for _, _, core in sorted(ranked)[:count])
 
 
 def pin(cores: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ LOOKS = (5, 6, 8, 10, 13, 16, 20, 25)
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 12
-TARGET_TURN_S = 0.02
+TARGET_TURN_S = 0.015
 """Turns of one round lie so close together that what slows the machine for a tenth of a second meets every row."""
 
 DISCARDED = 3
@@ -89,7 +89,7 @@ def schedule(
     ``start_s``: what starting the children once more takes; ``query_s``: the longest query of any row; 0 where not known. The
     duration is spread over eight restarts, or over fewer, but no fewer than ``restarts`` and five, where starting is dear: a
     restart is timed for about as long as it takes to start. (The best split of a fixed time between the two is a square
-    root, and never far from that.) ``rounds`` per restart are by default as many turns of 0.02 s, or of six queries where
+    root, and never far from that.) ``rounds`` per restart are by default as many turns of 0.015 s, or of six queries where
     those take longer, as fit: 5 to 12.
     """
     least = max(restarts, MIN_RESTARTS)

@@ -62,9 +62,12 @@ class BenchmarkSettings(BaseModel):
         Numbers, Field(description="Of each inference; a row is not measured with more of them than there are cores")
     ] = (1,)
     streams: Annotated[Numbers, Field(description="offline, server: inferences at a time, with threads each")] = (1,)
-    pinning: Annotated[bool, Field(description="Each row is kept on as many cores as it has threads, while it is timed")] = (
-        False
-    )
+    pinning: Annotated[
+        bool,
+        Field(
+            description="CPU rows are kept on as many cores as they have threads, all on the same ones, while they are timed"
+        ),
+    ] = True
     server_bound_ms: Annotated[
         float | None,
         Field(

@@ -151,7 +151,7 @@ def benchmark(settings: BenchmarkSettings) -> list[str]:
         notes.append("benchmark.streams: only offline and server read it; add one of them to benchmark.scenario")
     if settings.server_bound_ms is not None and "server" not in settings.scenario:
         notes.append("benchmark.server_bound_ms: only server reads it; add it to benchmark.scenario")
-    if settings.pinning and not pinning.available():
+    if settings.pinning and "pinning" in settings.model_fields_set and not pinning.available():
         notes.append("benchmark.pinning: this system does not let a process choose its cores; rows go where it puts them")
     return notes
 
