@@ -10,10 +10,11 @@ Theirs, on the same file, input values, threads, streams and precision:
 * a bare loop around ``session.run`` of ONNX Runtime or ``request.infer()`` of OpenVINO, with our runner's settings, in a
   process without a line of ours (bare_loop.py).
 
-One restart of a file is one process of each, in an order shuffled anew. Neighbouring restarts make five groups, and the ratio
-and its interval come from ``accel.benchmarks.statistics.ratio`` over groups, of the median within each: a process that the
-machine struck for as long as it ran is left out by that. PASS: the interval lies within the margin; FAIL: it lies outside;
-UNSURE: it reaches over an end, and more restarts or a quieter machine would tell. The exit code is 1 where a line failed.
+One restart of a file is one process of each, in an order shuffled anew, all on one core, as rows of ours are. Neighbouring
+restarts make five groups, and the ratio and its interval come from ``accel.benchmarks.statistics.ratio`` over groups, of the
+median within each: a process that the machine struck for as long as it ran is left out by that. PASS: the interval lies within
+the margin; FAIL: it lies outside; UNSURE: it reaches over an end, and more restarts or a quieter machine would tell. The exit
+code is 1 where a line failed.
 
 What differs: benchmark_app's clock starts and stops inside OpenVINO, ours around the call from Python. The bare loop around
 OpenVINO is read by both clocks, so the table shows that part: some 4 microseconds a call, whatever the model. Below 0.2 ms they
@@ -25,12 +26,14 @@ pays some 20 microseconds more than either tells.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from accel import catalog, onnx_file, telemetry
-from accel.benchmarks import statistics
+from accel.benchmarks import pinning, statistics
 from accel.contracts import Backend, SuitsFile
 from accel.errors import AccelError, UsageError, WorkFault
 from accel.model import Target
@@ -179,6 +182,20 @@ def _said(command: Sequence[str]) -> str:
     return done.stdout
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Processes that are started meanwhile are kept on one core that nobody else works on, where the system allows it."""
+    if not pinning.available():
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, pinning.chosen(1, working=pinning.busy()))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def compare(file: File, backend: str, *, restarts: int, seconds: float, margin: float) -> list[Line]:
     """One line for each of the others."""
     found: dict[str, list[float]] = {}
@@ -187,9 +204,10 @@ def compare(file: File, backend: str, *, restarts: int, seconds: float, margin: 
         arms = Comparison(file, backend, Path(folder), seconds).arms()
         for restart in range(restarts):
             say(f"{file.label} on {backend}: restart {restart + 1} of {restarts}")
-            for name in order.sample(list(arms), len(arms)):
-                for what, median in arms[name]().items():
-                    found.setdefault(what, []).append(median)
+            with one_core():
+                for name in order.sample(list(arms), len(arms)):
+                    for what, median in arms[name]().items():
+                        found.setdefault(what, []).append(median)
     ours = np.array(found.pop("ours")).reshape(GROUPS, -1)
     lines = []
     for other, medians in found.items():

@@ -11,7 +11,7 @@ timed from the start of its process to the end, and judged by its exit code and 
 * ``quiet``: HEAD is a copy of BASE, byte for byte. A false alarm is a gate that fails.
 * ``slowed``: HEAD is BASE with a chain of cheap nodes behind its output, as long as makes it 5 % slower: found with many
   such comparisons, and printed.
-* ``loaded``: as quiet, while another process keeps one core busy. The comparison itself is not pinned.
+* ``loaded``: as quiet, while another process keeps one core busy. The comparison keeps to whatever core it finds idle.
 
 Every result is written at once; a run that was ended goes on where it was. The exit code is 1 where a demand is not met.
 """

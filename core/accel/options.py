@@ -37,6 +37,10 @@ ReportOutput = Annotated[
 ]
 Backends = Annotated[list[str] | None, typer.Option("--backend", "-b", help="onnxruntime, openvino [default: all here]")]
 ModelData = Annotated[Path | None, typer.Option("--data", help=".npz, image folder, .csv or .tar to calibrate and judge on")]
+Pinning = Annotated[
+    bool,
+    typer.Option("--pin/--no-pin", help="keep all rows on the same cores, as many as there are threads, while they are timed"),
+]
 NewTargets = Annotated[
     list[str] | None, typer.Option("--target", help="backend or backend/device [default: onnxruntime and openvino]")
 ]

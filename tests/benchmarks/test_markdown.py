@@ -99,6 +99,11 @@ def test_how_it_was_measured(report: Report) -> None:
         assert fact in text, fact
 
 
+@pytest.mark.parametrize(("cores", "said"), [([1], ", all on core 1"), ([0, 2], ", all on cores 0 and 2"), ([], ""), ("1", "")])
+def test_cores_that_rows_were_kept_on(report: Report, cores: object, said: str) -> None:
+    assert f"rows in turn, in shuffled order{said}\n" in render(changed(report, method={"pinned": cores}))
+
+
 def test_steps_notes_warnings_and_snippets(report: Report) -> None:
     text = render(report)
     assert "| openvino | quantize/static/nncf | 4.20 s | num\\_samples=300" in text

@@ -59,7 +59,8 @@ def measured(path: Path, *backends: str) -> int:
     console = Console(file=io.StringIO())
     return benchmark.run(
         path, backends=backends, device="cpu", against=(), threads=None, batch_size=None, shapes=(), duration_s=0.1,
-        max_duration_s=1.0, cache=lambda _: path.parent / "cache", as_json=True, quiet=True, out=console, err=console,
+        max_duration_s=1.0, pinning=True, cache=lambda _: path.parent / "cache", as_json=True, quiet=True,
+        out=console, err=console,
     )  # fmt: skip
 
 

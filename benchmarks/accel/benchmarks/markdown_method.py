@@ -21,7 +21,7 @@ def measured(report: Report, room: Room, shown: Shown) -> list[str]:
     if latency is not None:
         lines.append(
             f"batch size {latency.batch_size}, threads {latency.threads}, {latency.restarts} restarts of "
-            f"{latency.rounds} rounds, rows in turn, in shuffled order"
+            f"{latency.rounds} rounds, rows in turn, in shuffled order{_pinned(report.method)}"
         )
     if report.noise is not None:
         noise = report.noise
@@ -36,6 +36,13 @@ def measured(report: Report, room: Room, shown: Shown) -> list[str]:
     lines += [f"GPU {gpu.index}: {shown(gpu_line(gpu))}" for gpu in report.environment.gpus]
     lines.append(f"seed: {report.seed}")
     return ["## How it was measured", _listed(lines), folded("Settings, versions and data", *_rest(report, room, shown))]
+
+
+def _pinned(method: Mapping[str, Any]) -> str:
+    cores = method.get("pinned")
+    if not isinstance(cores, list) or not cores or not all(isinstance(core, int) for core in cores):
+        return ""
+    return f", all on core{'s' if len(cores) > 1 else ''} {figures.listed([str(core) for core in cores])}"
 
 
 def _listed(lines: Iterable[str]) -> str:

@@ -55,6 +55,7 @@ def run(
     shapes: Sequence[str],
     duration_s: float,
     max_duration_s: float,
+    pinning: bool,
     cache: Callable[[Path | None], Path],
     as_json: bool,
     quiet: bool,
@@ -80,7 +81,11 @@ def run(
     subjects, left_out = _runnable(subjects)
     gates = _gates(fail_on, subjects)
     settings = BenchmarkSettings(
-        min_duration_s=duration_s, max_duration_s=max_duration_s, threads=(threads,), batch_sizes=(batch_size,)
+        min_duration_s=duration_s,
+        max_duration_s=max_duration_s,
+        pinning=pinning,
+        threads=(threads,),
+        batch_sizes=(batch_size,),
     )
     machine = describe(gpus=gpu_facts.gpus())
     store = Store(cache(None))
