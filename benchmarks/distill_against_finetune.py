@@ -39,7 +39,7 @@ class Study:
         data = self.shared / "data" / "fashion_mnist.npz"
         losses = "" if arm == "finetune" else ", teacher: baseline"
         prune = f"{{type: prune, pruning_ratio: {self.ratio}, round_to: 4}}"
-        train = f"train: {{steps: {steps}, lr: {self.lr}, augmentation: {{flip: true}}}}"
+        train = f"train: {{steps: {steps}, lr: {self.lr}}}"
         words = [
             f"model.weights={self.shared / 'models' / 'fashion_cnn.safetensors'}",
             *data_overrides(data, "training", "selection", "validation", "calibration"),

@@ -9,6 +9,9 @@ from accel.benchmarks.gate_limits import BASELINE, LIMITS, form_of
 from accel.benchmarks.gate_settings import GateSettings
 from accel.benchmarks.quantities import FROM_SCENARIO, Quantity, quantity, unknown
 
+ABSURD_DROP = 2.0
+"""Relative: three times as slow or as large. Who writes this means per cent."""
+
 Problem = tuple[str | None, str]
 """The key it is about, None for the whole gate, and a sentence."""
 
@@ -65,6 +68,9 @@ def _limit(settings: GateSettings, found: Quantity) -> Iterator[Problem]:
             yield key, f"found {value:g}; {found.name} is a fraction: 0.01 is one percentage point"
     if found.unit in ("fraction", "per_s") and form == "relative" and (settings.max_drop or 0) >= 1:
         yield "max_drop", f"found {settings.max_drop:g}; relative, 0.01 is 1 %, and {found.name} cannot lose more than 100 %"
+    elif form == "relative" and settings.max_drop is not None and settings.max_drop >= ABSURD_DROP:
+        meant = f"0.05 is 5 %, and this allows {settings.max_drop + 1:g} times as much; where that is meant, use max"
+        yield "max_drop", f"found {settings.max_drop:g}; relative, {meant}"
     if settings.min_improvement is not None and form == "better" and settings.min_improvement < 1:
         meant = "2.0 is twice as good and 1.1 is 10 % better: allowed are 1 and more"
         yield "min_improvement", f"found {settings.min_improvement:g}; relative, {meant}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from accel.benchmarks.gate_settings import GateSettings
-from accel.benchmarks.quantities import Quantity, Unit
+from accel.benchmarks.quantities import IDENTICAL_DB, Quantity, Unit
 from accel.report import Estimate
 
 Form = Literal["value", "difference", "relative", "better"]
@@ -78,6 +78,8 @@ def shown_unit(form: Form, quantity: Quantity) -> tuple[float, str]:
 
 def number(value: float, form: Form, quantity: Quantity) -> str:
     """``+7.1 %``, ``-0.40 points``, ``0.412 ms``, ``1.93x``: signed where it is a difference."""
+    if form == "value" and quantity.name == "sqnr_db" and value >= IDENTICAL_DB:
+        return "no difference at all"
     scale, word = shown_unit(form, quantity)
     return _with_unit(_digits(value * scale, form, quantity), word)
 

@@ -76,6 +76,7 @@ def test_a_text_says_a_gate(text: str, settings: dict[str, Any]) -> None:
         ("top1<-100%", "cannot lose more than 100 %"),
         ("top1<-100pt", "is a fraction"),
         ("size>-100%", "nothing gets smaller by 100 %"),
+        ("latency>+500%", "this allows 6 times as much; where that is meant, use max"),
         ("speedup>2", "write speedup<2"),
         ("speedup<0.5", "2.0 is twice as good"),
         ("own:score<-1", "put the gate in the recipe"),

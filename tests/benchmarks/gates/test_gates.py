@@ -248,7 +248,9 @@ def test_outputs_that_are_no_numbers_fail_whatever_the_figure(make: Make) -> Non
 
 def test_identical_outputs_keep_every_limit(make: Make) -> None:
     same = Fidelity(vs="eager fp32", top1_agreement=1.0, sqnr_db=None, max_abs_difference=0.0)
-    assert one(make.report(make.result(fidelity=same)), metric="sqnr_db", min=200).verdict == "pass"
+    gate = one(make.report(make.result(fidelity=same)), metric="sqnr_db", min=200)
+    assert gate.verdict == "pass"
+    assert "no difference at all" in gate.text and "999" not in gate.text
 
 
 # -- zero, negative, which way is good (fault 63) ---------------------------------------------------------------------
