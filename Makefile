@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test check gate clean
 .DELETE_ON_ERROR:
 
 # torch first and by itself: with it in place no later package can pull in another build.
@@ -20,6 +20,10 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+# The small part of the benchmark suite, with gates on ratios of the same run; its report is kept in out/suite.
+gate: $(STAMP)
+	$(BIN)/python benchmarks/suite.py --quick --output out/suite
 
 # Everything that needs no run: format, lint, types, layering.
 check: $(STAMP)
