@@ -7,7 +7,6 @@ since block-lists of dangerous names have leaked wherever they were tried. ``che
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -22,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from accel import user_files
 from accel.errors import AccelError, ModelFault, SafetyRefusal, UsageError, WorkFault
 
-_PRIVATE = "_accel_user_"  # prefix of the module names that files get
 _NOTE = "__accel_loaded__"  # attribute of such a module: (folder, names of the modules it pulled in from there)
 
 
@@ -210,7 +209,7 @@ def _load_file(found: _Reference, policy: ImportPolicy) -> ModuleType:
         raise AssertionError("a file reference has a file")
     folder = policy.folder.resolve()
     source = found.file.read_bytes()
-    name = _PRIVATE + hashlib.sha256(str(found.file).encode() + b"\0" + source).hexdigest()[:16]
+    name = user_files.name_of(found.file, source)
     if name in sys.modules and getattr(sys.modules[name], _NOTE, (None,))[0] == folder:
         return sys.modules[name]
     _forget_others(folder)
@@ -221,6 +220,7 @@ def _load_file(found: _Reference, policy: ImportPolicy) -> ModuleType:
     before = set(sys.modules)
     with _first_on_path(folder):
         sys.modules[name] = module
+        user_files.tell(name, found.file)
         try:
             with running(found.text, policy):
                 exec(compile(source, str(found.file), "exec", dont_inherit=True), vars(module))
@@ -266,7 +266,7 @@ def _from_folder(names: set[str], folder: Path) -> tuple[str, ...]:
 
 def _forget_others(folder: Path) -> None:
     """Drop what files of another folder pulled in: two recipes may each have a ``nets.py``."""
-    for name in [name for name in sys.modules if name.startswith(_PRIVATE)]:
+    for name in [name for name in sys.modules if name.startswith(user_files.PREFIX)]:
         home, pulled = getattr(sys.modules[name], _NOTE, (folder, ()))
         if home == folder:
             continue

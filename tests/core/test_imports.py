@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,10 +20,11 @@ def policy(tmp_path: Path) -> ImportPolicy:
     return ImportPolicy(folder)
 
 
-def write(policy: ImportPolicy, name: str, text: str) -> None:
+def write(policy: ImportPolicy, name: str, text: str) -> Path:
     path = policy.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    return path
 
 
 CANARY = "from pathlib import Path\nPath(__file__).with_name('canary').touch()\ndef build(): return 1\n"
@@ -217,7 +220,23 @@ def test_a_failed_import_leaves_nothing_behind(policy: ImportPolicy) -> None:
     with pytest.raises(ModelFault):
         load("model.py:build", policy)
     assert str(policy.folder) not in sys.path
-    assert not {name for name in set(sys.modules) - modules if "accel_test" in name or "_accel_user_" in name}
+    assert not {name for name in set(sys.modules) - modules if "accel_test" in name or "accel.user_files." in name}
+
+
+FRESH = "import pickle, sys; sys.path.append(sys.argv[1]); print(pickle.load(sys.stdin.buffer)())"
+
+
+def test_a_process_that_is_started_afresh_finds_what_it_is_sent(policy: ImportPolicy) -> None:
+    """As multiprocessing sends objects to processes that it spawns: by names, with the path of their parent."""
+    write(policy, "accel_test_beside.py", "word = 'found'")
+    file = write(policy, "net.py", "from accel_test_beside import word\n\ndef build():\n    return word\n")
+    sent = pickle.dumps(load("net.py:build", policy))
+    command = [sys.executable, "-c", FRESH, str(policy.folder)]
+    assert subprocess.run(command, input=sent, capture_output=True, check=True).stdout.split() == [b"found"]
+    assert not list(policy.folder.rglob("*.pyc"))
+    file.write_text("def build():\n    return 'another'\n")
+    done = subprocess.run(command, input=sent, capture_output=True, check=False)
+    assert b"net.py was changed since it was loaded" in done.stderr
 
 
 def test_configured_imports_of_the_nearest_pyproject(tmp_path: Path) -> None:

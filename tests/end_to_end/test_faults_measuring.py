@@ -310,14 +310,18 @@ class Noise(Dataset):
 """
 LOADER = """
 import torch
-from noise import Noise  # spawned processes import it by name, so it lies in a file beside
+from noise import Noise
 from torch.utils.data import DataLoader
 
 torch.ones(64, 64) @ torch.ones(64, 64)  # its threads are running when the loader starts its own processes
 
 
+class Own(Noise):
+    pass
+
+
 def samples(context):
-    loader = DataLoader(Noise(), batch_size=None, num_workers=1, multiprocessing_context=context)
+    loader = DataLoader(Own(), batch_size=None, num_workers=1, multiprocessing_context=context)
     return ((image.numpy(), int(label)) for image, label in loader)
 """
 
