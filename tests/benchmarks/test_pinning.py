@@ -37,6 +37,7 @@ def test_a_busy_core_comes_last_and_so_does_the_one_it_shares_its_units_with(tmp
     assert pinning.chosen(1, allowed=[0, 1], working={0: 0.9, 1: 0.1}, root=tmp_path) == [1]
     assert pinning.chosen(2, allowed=[0, 1], working={0: 0.9, 1: 0.1}, root=tmp_path) == [0, 1]
     assert pinning.chosen(1, allowed=[0, 1], working={0: 0.2, 1: 0.0}, root=tmp_path) == [0], "a little is nothing"
+    assert pinning.chosen(1, allowed=[0, 1], working={0: 1.0, 1: 0.4}, root=tmp_path) == [1], "the less busy of two"
     root = siblings(tmp_path, "0,1", "2,3")
     assert pinning.chosen(1, allowed=[0, 2], working={1: 1.0}, root=root) == [2], "core 1 is not ours, and is in the way"
     assert pinning.chosen(3, allowed=[0, 1, 2, 3], working={1: 1.0}, root=root) == [0, 2, 3]

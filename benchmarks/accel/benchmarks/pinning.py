@@ -17,7 +17,7 @@ from accel.errors import UsageError
 
 WATCHED_S = 0.1
 BUSY_SHARE = 0.3
-"""Of a core's time that others take: beyond it another core is taken, where there is one."""
+"""Of a core's time. Cores are ranked by how many times this others take of them: a smaller difference is chance."""
 
 
 def available() -> bool:
@@ -49,8 +49,8 @@ def chosen(
 ) -> list[int]:
     """The first ``count`` of the cores that this process may use, in ascending order; all of them where there are fewer.
 
-    ``working``: what ``busy`` found; physical cores that are busy come last. Threads of one physical core share its units: the
-    first of each comes before any second one.
+    ``working``: what ``busy`` found; the busier a physical core, the later it comes. Threads of one physical core share its
+    units: the first of each comes before any second one.
     """
     if allowed is None:
         allowed = sorted(os.sched_getaffinity(0)) if available() else []
@@ -62,7 +62,7 @@ def chosen(
     ranked = []
     for core in sorted(allowed):
         group = siblings[core]
-        ranked.append((shares.get(group, 0.0) > BUSY_SHARE, group in taken, core))
+        ranked.append((int(shares.get(group, 0.0) / BUSY_SHARE), group in taken, core))
         taken.add(group)
     return sorted(core for _, _, core in sorted(ranked)[:count])
 
