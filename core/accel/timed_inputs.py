@@ -50,7 +50,8 @@ def axis_sizes(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> dict
 def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str, int] | None = None) -> dict[str, Array]:
     """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration.
 
-    ``size`` samples; ``sizes`` for the other axes that may vary. Raises UsageError for one that has none.
+    Masks are of ones, or a text model would attend to nothing, and its outputs were no numbers. ``size`` samples; ``sizes`` for
+    the other axes that may vary. Raises UsageError for one that has none, and for a type that NumPy lacks.
     """
     import numpy as np
 
@@ -65,7 +66,15 @@ def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str
                     f"input {spec.name}: axis {axis!r} may vary and there is no data to take it from; give --shape {axis}=N"
                 )
             shape.append(known)
-        dtype = np.dtype(spec.dtype)
-        floats = dtype.kind == "f"
-        made[spec.name] = generator.standard_normal(shape).astype(dtype) if floats else np.zeros(shape, dtype=dtype)
+        try:
+            dtype = np.dtype(spec.dtype)
+        except TypeError:
+            raise UsageError(
+                f"input {spec.name}: it is {spec.dtype}, which arrays of NumPy cannot hold; give the model float32 inputs that it"
+                " casts itself"
+            ) from None
+        if dtype.kind == "f":
+            made[spec.name] = generator.standard_normal(shape).astype(dtype)
+        else:
+            made[spec.name] = np.full(shape, "mask" in spec.name.lower(), dtype=dtype)
     return made
