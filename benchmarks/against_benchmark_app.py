@@ -163,7 +163,14 @@ class Comparison:
         np.save(self._folder / "input.npy", array)
         words = ["-m", str(self._file.path), "-d", "CPU", "-api", "sync", "-hint", "none"]
         words += ["-nstreams", str(properties["NUM_STREAMS"]), "-nthreads", str(properties["INFERENCE_NUM_THREADS"])]
-        words += ["-infer_precision", properties["INFERENCE_PRECISION_HINT"], "-t", str(max(1, round(self._seconds)))]
+        words += [
+            "-ip",
+            "f32",
+            "-infer_precision",
+            properties["INFERENCE_PRECISION_HINT"],
+            "-t",
+            str(max(1, round(self._seconds))),
+        ]
         words += ["-shape", f"{name}[{','.join(map(str, array.shape))}]", "-i", f"{name}:{self._folder / 'input.npy'}"]
         return {"benchmark_app": median_ms(_said([sys.executable, "-c", BENCHMARK_APP, *words]))}
 
