@@ -70,8 +70,8 @@ def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str
             dtype = np.dtype(spec.dtype)
         except TypeError:
             raise UsageError(
-                f"input {spec.name}: it is {spec.dtype}, which arrays of NumPy cannot hold; give the model float32 inputs that it"
-                " casts itself"
+                f"input {spec.name}: it is {spec.dtype}, which arrays of NumPy cannot hold; give the model float32 inputs, and"
+                " have it cast them"
             ) from None
         if dtype.kind == "f":
             made[spec.name] = generator.standard_normal(shape).astype(dtype)
