@@ -15,6 +15,8 @@ from accel.timed_inputs import Sample
 from accel.worker import Worker
 
 TURN_SLACK_S = 120.0
+PROBED = 8
+"""Cores whose speed is looked at before each restart, at most."""
 
 Failed = Callable[[str, AccelError], None]
 """Told the name of a row and why it is lost."""
@@ -24,8 +26,8 @@ class Sessions:
     """Opens the children of one run. ``document`` is the recipe's, None where files are measured without one.
 
     ``pinned``: children that are started to be timed on the CPU are kept on as many cores as they have threads, all on the same
-    ones: they take turns. Which, is seen anew at each start: those that nobody else works on. Children that compile, score and
-    profile are not pinned.
+    ones: they take turns. Which, is seen anew at each start: those that nobody else works on, and of them the fastest. Children
+    that compile, score and profile are not pinned.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Sessions:
         self._pinned = pinned
         self._opened = 0
         self._working: Mapping[int, float] = {}
+        self._slow: Mapping[int, float] = {}
 
     def cores_for(self, threads: int) -> list[int]:
         """The cores that CPU children with so many threads were kept on at the last start; empty: on none."""
-        return pinning.chosen(threads, working=self._working) if self._pinned else []
+        return pinning.chosen(threads, working=self._working, slow=self._slow) if self._pinned else []
 
     def open(
         self, subject: Subject, label: str, sample: Sample | None = None, *, streams: int = 1, pinned: Sequence[int] = ()
@@ -89,6 +92,7 @@ class Sessions:
         width = cores()
         if self._pinned and any(subject.target.threads * streams < width for subject in subjects.values()):
             self._working = pinning.busy()
+            self._slow = pinning.slowness(pinning.chosen(PROBED, working=self._working))
         try:
             for first in range(0, len(names), width):
                 group = {name: subjects[name] for name in names[first : first + width]}

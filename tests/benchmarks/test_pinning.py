@@ -43,6 +43,27 @@ def test_a_busy_core_comes_last_and_so_does_the_one_it_shares_its_units_with(tmp
     assert pinning.chosen(3, allowed=[0, 1, 2, 3], working={1: 1.0}, root=root) == [0, 2, 3]
 
 
+def test_a_slow_core_comes_after_a_fast_one_and_before_a_busy_one(tmp_path: Path) -> None:
+    assert pinning.chosen(1, allowed=[0, 1], slow={0: 1.9, 1: 1.0}, root=tmp_path) == [1]
+    assert pinning.chosen(1, allowed=[0, 1], slow={0: 1.04, 1: 1.0}, root=tmp_path) == [0], "a little is chance"
+    assert pinning.chosen(1, allowed=[0, 1], slow={0: 1.0, 1: 1.9}, working={0: 1.0, 1: 0.0}, root=tmp_path) == [1]
+    root = siblings(tmp_path, "0,1", "2,3")
+    assert pinning.chosen(2, allowed=[0, 1, 2, 3], slow={2: 1.4}, root=root) == [0, 2], (
+        "a second thread of a core is slower still"
+    )
+
+
+def test_how_slow_each_core_is() -> None:
+    cores = pinning.usable()
+    before = os.sched_getaffinity(0)
+    ticks = iter(range(1_000_000))
+    assert pinning.slowness(cores, clock=lambda: next(ticks)) == dict.fromkeys(cores, 1.0)
+    found = pinning.slowness(cores[:1])
+    assert found == {cores[0]: 1.0}
+    assert os.sched_getaffinity(0) == before
+    assert pinning.slowness([]) == {}
+
+
 def test_how_busy_each_core_is(tmp_path: Path) -> None:
     stat = tmp_path / "proc/stat"
     stat.parent.mkdir()

@@ -10,7 +10,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import log
 from pathlib import Path
+from statistics import median
 
 from accel.benchmarks import core_ticks
 from accel.errors import UsageError
@@ -19,10 +21,20 @@ WATCHED_S = 0.1
 BUSY_SHARE = 0.3
 """Of a core's time. Cores are ranked by how many times this others take of them: a smaller difference is chance."""
 
+SLOWER = 1.15
+"""Cores are ranked by how many times this factor they are slower: a smaller difference is chance."""
+
+_LOOPS, _LOOP = 21, 40_000
+
 
 def available() -> bool:
     """Whether this system lets a process choose its cores."""
     return hasattr(os, "sched_setaffinity")
+
+
+def usable() -> list[int]:
+    """The cores that this process may use; none where the system does not let it choose."""
+    return sorted(os.sched_getaffinity(0)) if available() else []
 
 
 def busy(
@@ -40,20 +52,49 @@ def busy(
     return found
 
 
+def loop_s(*, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that a loop of always the same length takes here and now: the median of some twenty, half a millisecond each."""
+    taken = []
+    for _ in range(_LOOPS):
+        began = clock()
+        for _ in range(_LOOP):
+            pass
+        taken.append(clock() - began)
+    return max(median(taken), 1e-9)
+
+
+def slowness(cores: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
+    """How many times longer the same loop takes on each core than on the fastest of them; about 0.02 s a core.
+
+    On a virtual machine this shows what ``busy`` cannot: what others do on the host. The calling thread is put back afterwards.
+    """
+    before = os.sched_getaffinity(0)
+    found = {}
+    try:
+        for core in cores:
+            os.sched_setaffinity(0, {core})
+            found[core] = loop_s(clock=clock)
+    finally:
+        os.sched_setaffinity(0, before)
+    fastest = min(found.values(), default=1.0)
+    return {core: seconds / fastest for core, seconds in found.items()}
+
+
 def chosen(
     count: int,
     *,
     allowed: Sequence[int] | None = None,
     working: Mapping[int, float] | None = None,
+    slow: Mapping[int, float] | None = None,
     root: Path = Path("/"),
 ) -> list[int]:
     """The first ``count`` of the cores that this process may use, in ascending order; all of them where there are fewer.
 
     ``working``: what ``busy`` found; the busier a physical core, the later it comes. Threads of one physical core share its
-    units: the first of each comes before any second one.
+    units: the first of each comes before any second one. ``slow``: what ``slowness`` found; slower ones come later.
     """
     if allowed is None:
-        allowed = sorted(os.sched_getaffinity(0)) if available() else []
+        allowed = usable()
     siblings = {core: _siblings(core, root) for core in sorted({*allowed, *(working or {})})}
     shares: dict[str, float] = {}
     for core, share in (working or {}).items():
@@ -62,9 +103,10 @@ def chosen(
     ranked = []
     for core in sorted(allowed):
         group = siblings[core]
-        ranked.append((int(shares.get(group, 0.0) / BUSY_SHARE), group in taken, core))
+        slower = round(log((slow or {}).get(core, 1.0)) / log(SLOWER))
+        ranked.append((int(shares.get(group, 0.0) / BUSY_SHARE), group in taken, slower, core))
         taken.add(group)
-    return sorted(core for _, _, core in sorted(ranked)[:count])
+    return sorted(core for *_, core in sorted(ranked)[:count])
 
 
 def pin(cores: Sequence[int]) -> None:
