@@ -33,7 +33,20 @@ def json_schema() -> dict[str, Any]:
         schema["required"] = [name for name in schema["required"] if name != "name"]  # has a default that is not a constant
     root["patternProperties"] = {"^x-": {"description": "Yours, for anchors"}}
     root["description"] = "What accel makes of which model, for which targets, and how it is judged."
-    return {"$schema": DIALECT, **root, "$defs": dict(sorted(definitions.items()))}
+    whole = {"$schema": DIALECT, **root, "$defs": dict(sorted(definitions.items()))}
+    return {key: _ordered(value) for key, value in whole.items()}
+
+
+def _ordered(part: Any) -> Any:
+    """With alternatives in an order of their own: Python's is that of whichever equal union was written first."""
+    if isinstance(part, list):
+        return [_ordered(entry) for entry in part]
+    if not isinstance(part, dict):
+        return part
+    found = {key: _ordered(value) for key, value in part.items()}
+    if isinstance(found.get("anyOf"), list):
+        found["anyOf"].sort(key=lambda one: (one.get("type") == "null", json.dumps(one)))
+    return found
 
 
 def json_schema_text() -> str:
