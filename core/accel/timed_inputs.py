@@ -56,7 +56,7 @@ def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str
     """Seeded standard normal floats, zeros for integers: for timing and checks only, never for calibration.
 
     Masks are of ones, or a text model would attend to nothing, and its outputs were no numbers. ``size`` samples; ``sizes`` for
-    the other axes that may vary. Raises UsageError for one that has none, and for a type that NumPy lacks.
+    the other axes that may vary. Raises UsageError for one that has none, and for bfloat16, strings and the like.
     """
     import numpy as np
 
@@ -73,8 +73,8 @@ def noise(inputs: Sequence[TensorSpec], size: int, seed: int, sizes: Mapping[str
             shape.append(known)
         if spec.dtype not in _DTYPES:  # not by np.dtype: whether that knows bfloat16 depends on what else was imported
             raise UsageError(
-                f"input {spec.name}: it is {spec.dtype}, which arrays of NumPy cannot hold; give the model float32 inputs, and"
-                " have it cast them"
+                f"input {spec.name}: it is {spec.dtype}, and no noise is made of that; give the model float32 inputs, and have"
+                " it cast them"
             )
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "f":
