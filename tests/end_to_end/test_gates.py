@@ -100,7 +100,7 @@ def test_gates_that_pass_end_with_0_and_stand_in_the_report(once: Project) -> No
         (["int8_share<0.5"], 14),
         (["size>1", "int8_share<0.5"], 1),
         (["size>1", "gzip>1"], 13),
-        (["size>+900%", "top1<0.1%"], 0),
+        (["size>+190%", "top1<0.1%"], 0),
     ],
 )
 def test_each_kind_of_gate_has_an_exit_code(project: Project, typed: Callable[..., Ended], gates: list[str], code: int) -> None:
@@ -163,7 +163,7 @@ def stored(project: Project, change: Callable[[dict[str, Any]], None] = lambda d
     document = json.loads((project.out / "report.json").read_text())
     change(document)
     (project.folder / "main.json").write_text(json.dumps(document))
-    project.rewrite("gates:\n", "gates:\n  - {metric: first_inference, max_drop: 9, vs: main.json}\n")
+    project.rewrite("gates:\n", "gates:\n  - {metric: first_inference, max_drop: 9000, drop_type: absolute, vs: main.json}\n")
 
 
 def test_a_stored_report_that_is_missing_is_told_with_the_recipe(project: Project, typed: Callable[..., Ended]) -> None:
@@ -227,9 +227,9 @@ def test_compare_shows_and_gates_what_changed(project: Project, typed: Callable[
 def test_compare_refuses_to_gate_latency_across_machines(project: Project, typed: Callable[..., Ended]) -> None:
     base = changed(project, "base.json", lambda document: document["environment"].update(cpu="Another CPU"))
     assert typed("compare", base, "out/small").code == 0
-    done = typed("compare", base, "out/small", "--fail-on", "latency_p50>+900%")
+    done = typed("compare", base, "out/small", "--fail-on", "latency_p50>+900ms")
     done.refused(2, "the CPU differs (Another CPU, now", "--across-machines")
-    assert typed("compare", base, "out/small", "--fail-on", "latency_p50>+900%", "--across-machines").code == 0
+    assert typed("compare", base, "out/small", "--fail-on", "latency_p50>+900ms", "--across-machines").code == 0
     assert typed("compare", base, "out/small", "--fail-on", "latency_p50>900ms").code == 0
 
 
@@ -261,7 +261,7 @@ def test_compare_says_what_it_cannot_use(
 def test_benchmark_fails_on_what_is_worse_than_the_other_file(project: Project, typed: Callable[..., Ended]) -> None:
     fast = ["--backend", "onnxruntime", "--duration", "0.1", "--json"]
     done = typed(
-        "benchmark", "large.onnx", "--vs", "small.onnx", *fast, "--fail-on", "size>+5%", "--fail-on", "latency_p50>+9000%"
+        "benchmark", "large.onnx", "--vs", "small.onnx", *fast, "--fail-on", "size>+5%", "--fail-on", "latency_p50>+900ms"
     )
     assert done.code == 13, done.err
     gates = json.loads(done.out)["gates"]
