@@ -10,11 +10,12 @@ Theirs, on the same file, input values, threads, streams and precision:
 * a bare loop around ``session.run`` of ONNX Runtime or ``request.infer()`` of OpenVINO, with our runner's settings, in a
   process without a line of ours (bare_loop.py).
 
-One restart of a file is one process of each, in an order shuffled anew, all on one core, as rows of ours are. Neighbouring
-restarts make five groups, and the ratio and its interval come from ``accel.benchmarks.statistics.ratio`` over groups, of the
-median within each. A process that met a slow spell of the machine is run again (Calm). PASS: the interval lies within
-the margin; FAIL: it lies outside; UNSURE: it reaches over an end, and more restarts or a quieter machine would tell. The exit
-code is 1 where a line failed.
+One restart of a file is one fresh process of each, all on one core, as rows of ours are. Once all are warm they measure at the
+same time, in slices: one runs and the others are stopped, a twentieth of a second each, in an order drawn anew (time_slices.py
+says why). Neighbouring restarts make five groups, and the ratio and its interval come from
+``accel.benchmarks.statistics.ratio`` over groups, of the median within each. PASS: the interval lies within the margin; FAIL:
+it lies outside; UNSURE: it reaches over an end, and more restarts or a quieter machine would tell. The exit code is 1 where a
+line failed.
 
 What differs: benchmark_app's clock starts and stops inside OpenVINO, ours around the call from Python. The bare loop around
 OpenVINO is read by both clocks, so the table shows that part: some 4 microseconds a call, whatever the model. Below 0.2 ms they
@@ -32,15 +33,15 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import time_slices
 from accel import catalog, onnx_file, telemetry
 from accel.benchmarks import pinning, statistics
 from accel.contracts import Backend, SuitsFile
@@ -50,24 +51,33 @@ from accel.report import Estimate
 from accel.rows import Subject
 from accel.sessions import Sessions
 from accel.timed_inputs import Sample, noise
-from experiment import Experiment, data_overrides, parser, say
+from experiment import Experiment, parser, say
+from shipped import SHIPPED, Shipped
 
 GROUPS = 5
 WARM_UP = 10
 COMPILE_S = 120.0
-TRIES, WAIT_S = 6, 10.0
+TAIL_S = 0.5
+"""Slices go on for so long after the last process should have ended."""
+
 BENCHMARK_APP = """
 import sys
 sys.modules["openvino_telemetry"] = None
-from openvino.tools.benchmark.main import main
-main()
+from openvino.tools.benchmark import benchmark, main
+
+measure = benchmark.Benchmark.main_loop
+
+def when_told(*arguments):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return measure(*arguments)
+
+benchmark.Benchmark.main_loop = when_told
+main.main()
 """
-"""What its script does, which need not be on the path of who runs this; and nothing is sent home."""
+"""What its script does, which need not be on the path of who runs this; nothing is sent home, and it begins when it is told."""
 
 _MEDIAN = re.compile(r"Median:\s+([0-9.]+) (us|ms)\b")
-
-Once = Callable[[], dict[str, float]]
-"""One fresh process: medians in milliseconds by what they are called."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +118,67 @@ def median_ms(console: str) -> float:
     return float(found[1]) / (1000 if found[2] == "us" else 1)
 
 
+class Ours:
+    """A child as ``accel benchmark`` starts it, warm."""
+
+    def __init__(self, sessions: Sessions, target: Target, path: Path) -> None:
+        model = {"kind": "onnx", "path": str(path)}
+        self._worker = sessions.open(Subject("ours", "result", None, target, model, None), "ours")
+        self.group = self._worker.group
+        self._worker.result(timeout_s=COMPILE_S)
+        self._worker.call("compile", timeout_s=COMPILE_S)
+        self._worker.call("warm_up", timeout_s=COMPILE_S, queries=WARM_UP)
+
+    def begin(self, seconds: float) -> None:
+        self._worker.request("turn", duration_s=seconds, min_queries=100)
+
+    def medians(self) -> dict[str, float]:
+        return {"ours": float(np.median(self._worker.result(timeout_s=COMPILE_S))) / 1e6}
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class Program:
+    """Another tool's process, which prints ``ready`` and begins to measure when a line comes in."""
+
+    def __init__(self, command: Sequence[str], read: Callable[[str], dict[str, float]]) -> None:
+        self._read = read
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+        )
+        self.group = self._process.pid
+        said = []
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said.append(line)
+            if line == "ready\n":
+                return
+        raise WorkFault(f"{' '.join(command[:3])} ended with {self._process.wait()}: {''.join(said)[-500:]}")
+
+    def begin(self, seconds: float) -> None:
+        """``seconds`` were told it when it was started."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+
+    def medians(self) -> dict[str, float]:
+        said, _ = self._process.communicate(timeout=COMPILE_S)
+        return self._read(said)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
 class Comparison:
-    """Of one file on one backend. ``folder`` is empty, and for what the processes need."""
+    """Of one file on one backend. ``folder`` is empty, and for what the processes need; ``seconds``: that each process runs."""
 
     def __init__(self, file: File, backend: str, folder: Path, seconds: float) -> None:
         self._file = file
         self._folder = folder
-        self._seconds = seconds
         self._target = Target("t", backend, threads=1, batch=1)
+        self._seconds = round(seconds * len(self.arms()))  # by each one's own clock, which goes on while it is stopped
         self._inputs = noise(onnx_file.read(file.path).signature.inputs, 1, 0)
         self._stored = folder / "inputs.npz"
         np.savez(self._stored, **self._inputs)  # type: ignore[arg-type]
@@ -128,24 +191,31 @@ class Comparison:
             compile_timeout_s=COMPILE_S,
         )
 
-    def arms(self) -> dict[str, Once]:
-        """Ours first."""
-        made: dict[str, Once] = {"ours": self._ours, "bare loop": self._bare}
+    def arms(self) -> dict[str, Callable[[], Ours | Program]]:
+        """What starts each; ours first."""
+        made: dict[str, Callable[[], Ours | Program]] = {"ours": self._ours, "bare loop": self._bare}
         return made | ({"benchmark_app": self._benchmark_app} if self._target.backend == "openvino" else {})
 
-    def _ours(self) -> dict[str, float]:
-        model = {"kind": "onnx", "path": str(self._file.path)}
-        worker = self._sessions.open(Subject("ours", "result", None, self._target, model, None), "ours")
+    def restart(self, order: random.Random) -> dict[str, float]:
+        """Medians in milliseconds of one fresh process of each, which measure in turn."""
+        arms: dict[str, Ours | Program] = {}
         try:
-            worker.result(timeout_s=COMPILE_S)
-            worker.call("compile", timeout_s=COMPILE_S)
-            worker.call("warm_up", timeout_s=COMPILE_S, queries=WARM_UP)
-            taken = worker.call("turn", timeout_s=COMPILE_S + self._seconds, duration_s=self._seconds, min_queries=100)
+            starts = self.arms()
+            for name in order.sample(list(starts), len(starts)):
+                arms[name] = starts[name]()
+                time_slices.pause(arms[name].group)
+            for arm in arms.values():
+                arm.begin(self._seconds)
+            time_slices.share({name: arm.group for name, arm in arms.items()}, seconds=self._seconds + TAIL_S, order=order)
+            return {what: median for arm in arms.values() for what, median in arm.medians().items()}
         finally:
-            worker.close()
-        return {"ours": float(np.median(taken)) / 1e6}
+            for arm in arms.values():
+                arm.close()
 
-    def _bare(self) -> dict[str, float]:
+    def _ours(self) -> Ours:
+        return Ours(self._sessions, self._target, self._file.path)
+
+    def _bare(self) -> Program:
         asked = {
             "runtime": self._target.backend,
             "model": str(self._file.path),
@@ -155,26 +225,17 @@ class Comparison:
         }
         place = self._folder / "asked.json"
         place.write_text(json.dumps(asked), encoding="utf-8")
-        found = json.loads(_said([sys.executable, str(Path(__file__).with_name("bare_loop.py")), str(place)]).splitlines()[-1])
-        own = {"bare loop, OpenVINO's clock": found["own_p50_ms"]} if found["own_p50_ms"] is not None else {}
-        return {"bare loop": found["p50_ms"], **own}
+        return Program([sys.executable, str(Path(__file__).with_name("bare_loop.py")), str(place)], bare_medians)
 
-    def _benchmark_app(self) -> dict[str, float]:
+    def _benchmark_app(self) -> Program:
         properties = self._settings()["properties"]
         name, array = next(iter(self._inputs.items()))
         np.save(self._folder / "input.npy", array)
         words = ["-m", str(self._file.path), "-d", "CPU", "-api", "sync", "-hint", "none"]
         words += ["-nstreams", str(properties["NUM_STREAMS"]), "-nthreads", str(properties["INFERENCE_NUM_THREADS"])]
-        words += [
-            "-ip",
-            "f32",
-            "-infer_precision",
-            properties["INFERENCE_PRECISION_HINT"],
-            "-t",
-            str(max(1, round(self._seconds))),
-        ]
+        words += ["-ip", "f32", "-infer_precision", properties["INFERENCE_PRECISION_HINT"], "-t", str(round(self._seconds))]
         words += ["-shape", f"{name}[{','.join(map(str, array.shape))}]", "-i", f"{name}:{self._folder / 'input.npy'}"]
-        return {"benchmark_app": median_ms(_said([sys.executable, "-c", BENCHMARK_APP, *words]))}
+        return Program([sys.executable, "-c", BENCHMARK_APP, *words], lambda said: {"benchmark_app": median_ms(said)})
 
     def _settings(self) -> Mapping[str, Any]:
         backend: Backend = catalog.backend(self._target.backend)
@@ -183,49 +244,11 @@ class Comparison:
         return backend.runtime_settings(self._target)
 
 
-def _said(command: Sequence[str]) -> str:
-    """What a process printed. WorkFault where it failed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise WorkFault(f"{' '.join(command[:3])} ended with {done.returncode}: {(done.stderr or done.stdout)[-500:]}")
-    return done.stdout
-
-
-class Calm:
-    """Runs processes on one core while it is as fast as it has been seen to be.
-
-    On a virtual machine others on the host make a core up to twice as slow, for seconds; medians of processes that met such a
-    spell and of those that did not are of two machines. A loop that has nothing to do with what is measured, timed before and
-    after each process, tells: a process between two loops of which one was slow is run again.
-    """
-
-    def __init__(self) -> None:
-        self._fastest = float("inf")
-        self.again = 0
-
-    def run(self, once: Once) -> dict[str, float]:
-        """What ``once`` gave in calm, or its last answer where TRIES were not enough."""
-        found: dict[str, float] = {}
-        for _ in range(TRIES):
-            calm = self._wait()
-            found = once()
-            if calm and self._is_calm():
-                return found
-            self.again += 1
-        return found
-
-    def _wait(self) -> bool:
-        until = time.monotonic() + WAIT_S
-        while not self._is_calm():
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
-        return True
-
-    def _is_calm(self) -> bool:
-        taken = pinning.loop_s()
-        self._fastest = min(self._fastest, taken)
-        return taken <= pinning.SLOWER * self._fastest
+def bare_medians(said: str) -> dict[str, float]:
+    """Of the line that bare_loop.py ends with."""
+    found = json.loads(said.splitlines()[-1])
+    own = {"bare loop, OpenVINO's clock": found["own_p50_ms"]} if found["own_p50_ms"] is not None else {}
+    return {"bare loop": found["p50_ms"], **own}
 
 
 @contextmanager
@@ -247,17 +270,13 @@ def compare(file: File, backend: str, *, restarts: int, seconds: float, margin: 
     """One line for each of the others."""
     found: dict[str, list[float]] = {}
     order = random.Random(f"{file.label}/{backend}")
-    calm = Calm()
     with tempfile.TemporaryDirectory() as folder:
-        arms = Comparison(file, backend, Path(folder), seconds).arms()
+        comparison = Comparison(file, backend, Path(folder), seconds)
         for restart in range(restarts):
             say(f"{file.label} on {backend}: restart {restart + 1} of {restarts}")
             with one_core():
-                for name in order.sample(list(arms), len(arms)):
-                    for what, median in calm.run(arms[name]).items():
-                        found.setdefault(what, []).append(median)
-    if calm.again:
-        say(f"{file.label} on {backend}: {calm.again} processes met a slow spell and were run again")
+                for what, median in comparison.restart(order).items():
+                    found.setdefault(what, []).append(median)
     ours = np.array(found.pop("ours")).reshape(GROUPS, -1)
     lines = []
     for other, medians in found.items():
@@ -288,29 +307,28 @@ def table(lines: Sequence[Line], *, restarts: int, seconds: float, margin: float
 
 
 def files(lab: Experiment, shared: Path, *, quick: bool) -> list[File]:
-    """The quick start in INT8 and FP32, and ResNet-20 where its data are here. Built once, by the shipped recipes."""
-    made = _both(lab, "quickstart", "quickstart.yaml", [])
-    weights = shared / "models" / "cifar10_resnet20_jpegft.safetensors"
-    if quick:
-        return made[:2]
-    if not weights.is_file():
-        say(f"{weights} is not there: ResNet-20 is left out")
-        return made
-    words = [f"model.weights={weights}", *data_overrides(shared / "data" / "cifar10_jpeg.npz", "calibration", "validation")]
-    return [*made, *_both(lab, "ResNet-20", "cifar10_resnet.yaml", words)]
+    """The shipped recipes whose data are here, in INT8 and in FP32; built once."""
+    made = []
+    for one in SHIPPED[:1] if quick else SHIPPED:
+        missing = one.missing(shared)
+        if missing is None:
+            made += _both(lab, one, shared)
+        else:
+            say(f"{one.name} is left out: {missing}")
+    return made[:2] if quick else made
 
 
-def _both(lab: Experiment, label: str, recipe: str, words: Sequence[str]) -> list[File]:
+def _both(lab: Experiment, one: Shipped, shared: Path) -> list[File]:
     """In INT8, where each target has a file of its own, and in FP32."""
-    bare = [*words, "report.formats=[json]"]
-    _, int8 = lab.run(recipe, bare, benchmark=False)
-    name = f"name={Path(recipe).stem}_fp32"
-    _, fp32 = lab.run(recipe, [*bare, name, "passes=[{type: export_onnx}]"], benchmark=False)
+    bare = [*one.words(shared), "report.formats=[json]"]
+    _, int8 = lab.run(one.recipe, bare, benchmark=False)
+    name = f"name={Path(one.recipe).stem}_fp32"
+    _, fp32 = lab.run(one.recipe, [*bare, name, "passes=[{type: export_onnx}]"], benchmark=False)
     made = [
-        File(f"{label} INT8", int8 / "targets" / f"{backend}-cpu" / "model.onnx", (backend,))
+        File(f"{one.name} INT8", int8 / "targets" / f"{backend}-cpu" / "model.onnx", (backend,))
         for backend in ("onnxruntime", "openvino")
     ]
-    return [*made, File(f"{label} FP32", fp32 / "targets" / "onnxruntime-cpu" / "model.onnx", ("onnxruntime", "openvino"))]
+    return [*made, File(f"{one.name} FP32", fp32 / "targets" / "onnxruntime-cpu" / "model.onnx", ("onnxruntime", "openvino"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@
 
 ``ASKED.json``: ``{"runtime": "onnxruntime" | "openvino", "model": PATH, "inputs": PATH.npz, "seconds": S, "settings": {...}}``,
 where ``settings`` are those of our runner in the runtime's own words; the one axis that varies is ``batch``, fixed to 1.
+Prints ``ready`` once it is warm, and begins when a line comes in.
 Prints ``{"p50_ms": ..., "own_p50_ms": ..., "queries": ...}``: the median by the clock around the call, and by the runtime's own
 clock where it has one (OpenVINO: ``InferRequest.latency``, which is what benchmark_app reports).
 """
@@ -72,6 +73,9 @@ def main(path: Path) -> None:
     call, own = make(asked["model"], inputs, asked["settings"])
     for _ in range(WARM_UP):
         call()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
     taken: list[int] = []
     said: list[float] = []
     ends = perf_counter_ns() + int(asked["seconds"] * 1e9)

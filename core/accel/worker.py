@@ -62,6 +62,11 @@ class Worker:
         os.close(child_writes)
         self.request("", function=function, **arguments)
 
+    @property
+    def group(self) -> int:
+        """The process group that the child leads."""
+        return self._process.pid
+
     def request(self, method: str, **arguments: Any) -> None:
         """Ask for ``method(**arguments)`` without waiting. ``result`` must be read before the next request."""
         self._doing = method or "starting"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_the_median_is_read_in_either_unit() -> None:
 
 @pytest.mark.slow
 def test_every_arm_runs_the_same_file(tmp_path: Path) -> None:
-    """Each in a process of its own; figures of a tenth of a second are not judged."""
+    """Each in a process of its own; figures of half a second are not judged."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     path = tmp_path / "net.onnx"
@@ -50,9 +51,8 @@ def test_every_arm_runs_the_same_file(tmp_path: Path) -> None:
     for backend, names in (("onnxruntime", {"ours", "bare loop"}), ("openvino", {"ours", "bare loop", "benchmark_app"})):
         folder = tmp_path / backend
         folder.mkdir()
-        arms = script.Comparison(script.File("net", path), backend, folder, 0.1).arms()
-        assert set(arms) == names
-        for name, once in arms.items():
-            found = once()
-            assert name in found
-            assert all(0 < median < 50 for median in found.values())
+        comparison = script.Comparison(script.File("net", path), backend, folder, 0.5)
+        assert set(comparison.arms()) == names
+        found = comparison.restart(random.Random(0))
+        assert names <= set(found)
+        assert all(0 < median < 50 for median in found.values())

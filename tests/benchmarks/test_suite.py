@@ -18,6 +18,7 @@ from accel.benchmarks.gates import exit_code
 from accel.machine import Environment
 from accel.report import Estimate, Latency, Metric, Noise, Precision, Report, Row, Speedup, Verdict
 from experiment import RECIPES
+from shipped import SHIPPED
 
 SETTINGS = {"batch_size": 1, "threads": 1, "queries": 500, "restarts": 5, "rounds": 5}
 NAMES = {"ort": "ONNX Runtime FP32", "ort-int8": "ONNX Runtime INT8", "nncf-ov": "NNCF INT8 on OpenVINO"}
@@ -72,7 +73,7 @@ def measured(*, slower: float = 1.0, drop: float = 0.0) -> Report:
 
 
 def test_recipes_without_their_data_are_skipped_with_the_path(tmp_path: Path) -> None:
-    quickstart, resnet, _ = suite.SHIPPED
+    quickstart, resnet, _ = SHIPPED
     assert quickstart.missing(tmp_path) is None
     assert quickstart.words(tmp_path) == []
     assert "cifar10_jpeg.npz" in str(resnet.missing(tmp_path))
@@ -84,7 +85,7 @@ def test_recipes_without_their_data_are_skipped_with_the_path(tmp_path: Path) ->
 
 
 def test_all_shipped_recipes_are_there() -> None:
-    assert all((RECIPES / shipped.recipe).is_file() for shipped in suite.SHIPPED)
+    assert all((RECIPES / shipped.recipe).is_file() for shipped in SHIPPED)
 
 
 @pytest.mark.parametrize(
