@@ -3,8 +3,8 @@
     python benchmarks/distill_against_finetune.py
 
 Fashion-MNIST, three seeds, with all training images and with few of them. A teacher costs time, at each step or, where nothing
-changes the images, once for each of them; so both arms are timed first, and each gets as many steps as fit into --seconds. About
-20 minutes on two quiet cores with the default of 60 s; started again after it was ended, it goes on where it was.
+changes the images, once for each of them; so both arms are timed first, and each gets as many steps as fit into --seconds.
+About 20 minutes on two quiet cores with the default of 60 s; started again after it was ended, it goes on where it was.
 """
 
 from __future__ import annotations
