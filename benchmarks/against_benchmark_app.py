@@ -20,10 +20,10 @@ it lies outside; UNSURE: it reaches over an end, and more restarts or a quieter 
 line failed.
 
 What differs: benchmark_app's clock starts and stops inside OpenVINO, ours around the call from Python. The bare loop around
-OpenVINO is read by both clocks, so the table shows that part: some 5 microseconds after a small network, and ten times as many
-after one whose weights push Python out of the caches. Below 0.2 ms that leaves nothing of the margin. What does not differ: benchmark_app fills its
-input tensors once, and our runner keeps the arrays that it is given again and again. A caller that brings new ones each time
-pays some 20 microseconds more than either tells.
+OpenVINO is read by both clocks, so the table shows that part: some 5 microseconds after a small network, and ten times as
+many after one whose weights push Python out of the caches. Below 0.2 ms that leaves nothing of the margin. What does not
+differ: benchmark_app fills its input tensors once, and our runner keeps the arrays that it is given again and again. A caller
+that brings new ones each time pays some 20 microseconds more than either tells.
 """
 
 from __future__ import annotations
