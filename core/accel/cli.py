@@ -230,7 +230,7 @@ def inspect(
 @app.command()
 def lint(
     path: Annotated[Path | None, typer.Argument(help="an .onnx file", show_default=False)] = None,
-    target: Annotated[str | None, typer.Option("--target", help="tensorrt or tensorrt-rtx", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option("--target", help="tensorrt, tensorrt-rtx, onnxruntime or openvino", show_default=False)] = None,
     rules: Annotated[bool, typer.Option("--rules", help="list what is looked for, and end")] = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -251,6 +251,49 @@ def layers(
     from accel.commands.layers import run
 
     return run(path, times=times, onnx=onnx, as_json=as_json, out=_console(error=False))
+
+
+@app.command()
+def explain(
+    path: Annotated[
+        Path, typer.Argument(help="an .onnx file, an .engine, or the layers that trtexec saved of one", show_default=False)
+    ],
+    against: Annotated[Path | None, typer.Option("--vs", help="the file to compare with: FP32, or another INT8")] = None,
+    backend: options.Backends = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, gpu or npu")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each profile; a layer's time is their median")] = 3,
+    queries: Annotated[int, typer.Option(min=1, help="inferences of one turn, at most")] = 30,
+    times: Annotated[Path | None, typer.Option("--times", help="for saved layers: what trtexec --exportProfile saved")] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="for an engine: the file it was built from")] = None,
+    vs_times: Annotated[Path | None, typer.Option("--vs-times", help="--times of the other file")] = None,
+    vs_onnx: Annotated[Path | None, typer.Option("--vs-onnx", help="--onnx of the other file")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, md or json")] = "text",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
+    cache_dir: options.CacheDir = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Say where the time of a network goes, what did not run in INT8 and why, and what conversions cost."""
+    from accel.commands.axis_sizes import axis_sizes
+    from accel.commands.explain import Given, run
+
+    return run(
+        Given(path, times, onnx),
+        None if against is None else Given(against, vs_times, vs_onnx),
+        backends=backend or [],
+        device=device,
+        threads=threads,
+        batch_size=batch_size,
+        sizes=axis_sizes(shape or []),
+        rounds=rounds,
+        queries=queries,
+        cache=lambda choice: cache_folder(cache_dir, choice),
+        form="json" if as_json else form,
+        output=output,
+        out=_console(error=False),
+    )
 
 
 @app.command()
