@@ -230,7 +230,9 @@ def inspect(
 @app.command()
 def lint(
     path: Annotated[Path | None, typer.Argument(help="an .onnx file", show_default=False)] = None,
-    target: Annotated[str | None, typer.Option("--target", help="tensorrt, tensorrt-rtx, onnxruntime or openvino", show_default=False)] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="tensorrt, tensorrt-rtx, onnxruntime or openvino", show_default=False)
+    ] = None,
     rules: Annotated[bool, typer.Option("--rules", help="list what is looked for, and end")] = False,
     as_json: options.AsJson = False,
 ) -> int:

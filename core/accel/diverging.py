@@ -50,7 +50,12 @@ def divergence(expected: Looked, found: Looked, sample: Sample, folder: Path, *,
         for index, (side, looked) in enumerate(zip(sides, (expected, found), strict=True)):
             place = folder / f"looked-{index}"
             place.mkdir(parents=True)
-            arguments = {"path": str(looked.path), "target": asdict(looked.target), "folder": str(place), "sample": asdict(sample)}
+            arguments = {
+                "path": str(looked.path),
+                "target": asdict(looked.target),
+                "folder": str(place),
+                "sample": asdict(sample),
+            }
             label = f"{looked.path.name} on {looked.target.backend}"
             worker = stack.enter_context(Worker(label, "accel.diverging:open_look", arguments, log=place / "log.txt"))
             worker.result(timeout_s=_LIMIT_S)
@@ -64,10 +69,14 @@ def against_values(
     """The same against values that are known: ``expected``, by node, for the inputs of ``sample``."""
     side = [value for value in onnx_exposed.values(found.path) if value.node in expected]
     arguments = {"path": str(found.path), "target": asdict(found.target), "folder": str(folder), "sample": asdict(sample)}
-    with Worker(f"{found.path.name} on {found.target.backend}", "accel.diverging:open_look", arguments, log=folder / "log.txt") as worker:
+    with Worker(
+        f"{found.path.name} on {found.target.backend}", "accel.diverging:open_look", arguments, log=folder / "log.txt"
+    ) as worker:
         worker.result(timeout_s=_LIMIT_S)
         observe = _observed(worker, {value.node: value.tensor for value in side})
-        return first_divergence([value.node for value in side], lambda nodes: [expected[node] for node in nodes], observe, below_db=below_db)
+        return first_divergence(
+            [value.node for value in side], lambda nodes: [expected[node] for node in nodes], observe, below_db=below_db
+        )
 
 
 def _observed(worker: Worker, tensors: Mapping[str, str]) -> Observe:

@@ -24,8 +24,8 @@ class Value:
 
 
 def values(path: Path) -> tuple[Value, ...]:
-    """The float values that depend on the inputs, in topological order. What a DequantizeLinear makes is one: to look at it leaves
-    the fusion of the operator before it whole. Casts are looked through.
+    """The float values that depend on the inputs, in topological order. What a DequantizeLinear makes is one: to look at it
+    leaves the fusion of the operator before it whole. Casts are looked through.
 
     Raises as ``onnx_file.read``; ModelFault for a file whose types cannot be inferred.
     """
@@ -66,7 +66,9 @@ def write_exposed(path: Path, tensors: Sequence[str], place: Path) -> None:
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(described)
     if proto.ByteSize() > onnx_file.PROTOBUF_LIMIT_BYTES:
-        raise ModelFault(f"{path.name}: too large to look into: one ONNX file holds at most {onnx_file.PROTOBUF_LIMIT_BYTES} bytes")
+        raise ModelFault(
+            f"{path.name}: too large to look into: one ONNX file holds at most {onnx_file.PROTOBUF_LIMIT_BYTES} bytes"
+        )
     place.write_bytes(proto.SerializeToString())
 
 

@@ -212,7 +212,7 @@ def graphs(graph: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Integers:
-    """What a value is stored in. ``dtype``: numpy's name; ``symmetric``: every zero point is 0; ``per_channel``: many scales."""
+    """What a value is stored in. ``dtype``: numpy's name; ``symmetric``: every zero point is 0."""
 
     dtype: str
     symmetric: bool

@@ -20,8 +20,8 @@ _CLAMPS = frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid", "Batch
 class Operator:
     """One operator that computes. ``weighted``: it multiplies and adds (Conv, ConvTranspose, Gemm, MatMul, integer forms).
 
-    ``data``, ``weights``: whether it reads them from Q/DQ (of others than weighted ones, ``weights`` is as ``data``, which holds
-    where all that it reads and that varies is). ``output``: whether all that read it quantize it, perhaps behind an activation.
+    ``data``, ``weights``: whether it reads them from Q/DQ; of others than weighted ones both say whether all that varies is.
+    ``output``: whether all that read it quantize it, perhaps behind an activation.
     ``around``: names of the QuantizeLinear and DequantizeLinear right before and behind it.
     """
 

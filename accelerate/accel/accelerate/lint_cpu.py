@@ -1,4 +1,4 @@
-"""What ONNX Runtime and OpenVINO, on a CPU, ask of a Q/DQ file to run it on integers, one check for each rule. Reads ONNX only."""
+"""What ONNX Runtime and OpenVINO, on a CPU, ask of a Q/DQ file to run it on integers: one check a rule. Reads ONNX only."""
 
 from __future__ import annotations
 

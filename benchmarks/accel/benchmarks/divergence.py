@@ -1,8 +1,8 @@
 """Where two runs of one network stop agreeing: its layers in topological order, and the first whose values differ.
 
-To look at a value inside a network it is made an output, and a runtime that must hand a value out does not fuse across it. So all
-values are looked at together first, which finds what is wrong in a layer. Where that shows nothing and the results still differ,
-a fusion is to blame: then one value at a time is looked at, with all fusions before it as they ship, by bisection.
+To look at a value inside a network it is made an output, and a runtime that must hand a value out does not fuse across it. So
+all values are looked at together first, which finds what is wrong in a layer. Where that shows nothing and the results still
+differ, a fusion is to blame: then one value at a time is looked at, with all fusions before it as they ship, by bisection.
 """
 
 from __future__ import annotations
@@ -66,15 +66,17 @@ def first_divergence(
 ) -> Divergence:
     """``nodes``: in topological order, those that both have, the one that makes the result last; ``reads``: what each reads.
 
-    Disagreement is a signal-to-noise ratio below ``below_db``. Bisection assumes that what has gone wrong stays wrong. DataFault
-    for no nodes.
+    Disagreement is a signal-to-noise ratio below ``below_db``. Bisection assumes that what has gone wrong stays wrong.
+    DataFault for no nodes.
     """
     if not nodes:
         raise DataFault("no layer has one name in both networks, so there is nothing to compare layer by layer")
     wanted = dict(zip(nodes, expected(nodes), strict=True))
     steps: dict[str, Step] = {}
     for node, value in zip(nodes, found(nodes), strict=True):
-        steps[node] = _losing(step(node, wanted[node], value), [steps[each] for each in (reads or {}).get(node, ()) if each in steps])
+        steps[node] = _losing(
+            step(node, wanted[node], value), [steps[each] for each in (reads or {}).get(node, ()) if each in steps]
+        )
 
     def alone(node: str) -> Step:
         return step(node, wanted[node], found([node])[0])

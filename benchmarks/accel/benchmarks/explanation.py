@@ -16,10 +16,14 @@ from accel.benchmarks.explanation_places import Place, places
 from accel.contracts import Finding, LayerRun
 from accel.onnx_quantized import CONVERSIONS, Operator
 
+_PAYS = 1.05
+"""Times as fast as before; below it, what INT8 costs is named."""
+
 INTEGERS = frozenset({"int8", "int4", "fp8"})
 # As ONNX Runtime (Reorder: its blocked layout), OpenVINO and TensorRT call what only changes layout or number format.
 _CONVERTS = re.compile(
-    r"QuantizeLinear|DequantizeLinear|DynamicQuantizeLinear|Cast|Reorder\w*|Convert|FakeQuantize|Quantize|Reformat", re.IGNORECASE
+    r"QuantizeLinear|DequantizeLinear|DynamicQuantizeLinear|Cast|Reorder\w*|Convert|FakeQuantize|Quantize|Reformat",
+    re.IGNORECASE,
 )
 _TENSORRT_COPY = re.compile(r"^Reformatting CopyNode for (?:Input|Output) Tensor \d+ (?:to|from) (.+)$")
 
@@ -48,8 +52,8 @@ class NotInt8:
     """An operator that computed in floats. ``quantized``: whether the file means it to run on integers.
 
     ``unfused``: the file quantizes it and the runtime computed in float all the same; ``unsupported``: the runtime has no INT8
-    kernel for its kind; ``weights only``, ``data only``: the file quantizes half of it; ``kept back``: not at all; ``not told``:
-    no layer names it. ``rule``: of the lint, where one explains it. The times are of the layers that hold it.
+    kernel for its kind; ``weights only``, ``data only``: the file quantizes half of it; ``kept back``: not at all;
+    ``not told``: no layer names it. ``rule``: of the lint, where one explains it. The times are of the layers that hold it.
     """
 
     node: str
@@ -96,7 +100,8 @@ class Summary:
 class Explanation:
     """``after`` against ``before``, None where there is one profile only. Places: those that cost or gained most first.
 
-    ``told``: the findings in sentences, the most important one first.
+    ``told``: the findings in sentences, the most important one first. ``int8_unasked``: weighted operators that the file keeps in
+    float, and that ran in INT8 all the same.
     """
 
     before: Summary | None
@@ -106,6 +111,7 @@ class Explanation:
     not_int8: tuple[NotInt8, ...]
     conversions: tuple[Conversion, ...]
     conversions_before: tuple[Conversion, ...] = ()
+    int8_unasked: tuple[str, ...] = ()
 
 
 def explain(before: Side | None, after: Side) -> Explanation:
@@ -120,9 +126,13 @@ def explain(before: Side | None, after: Side) -> Explanation:
         computing(after),
         without={node for side in (before, after) if side for node, kind in side.kinds.items() if kind in CONVERSIONS},
         order=list(after.kinds),
+        weighted={operator.name for side in (before, after) if side for operator in side.operators if operator.weighted},
     )
+    unasked = _unasked(after)
     told = _told(first, last, missing, conversions, found)
-    return Explanation(first, last, told, found, missing, conversions, earlier)
+    if unasked:
+        told += (f"kept in float by the file, and run in INT8 all the same: {_few(unasked)}",)
+    return Explanation(first, last, told, found, missing, conversions, earlier, unasked)
 
 
 def is_conversion(layer: LayerRun, kinds: Mapping[str, str]) -> bool:
@@ -149,7 +159,9 @@ def converted(side: Side) -> tuple[Conversion, ...]:
     found = []
     for index, layer in enumerate(side.layers):
         if is_conversion(layer, side.kinds):
-            beside = [name for node in layer.nodes for name in works_for.get(node, ())] or _next(side.layers[index + 1 :], known)
+            beside = [name for node in layer.nodes for name in works_for.get(node, ())] or _next(
+                side.layers[index + 1 :], known
+            )
             if copied := _TENSORRT_COPY.match(layer.name):
                 beside = [copied.group(1)]
             found.append(Conversion(layer.name, layer.kind, layer.ms, tuple(dict.fromkeys(beside))))
@@ -183,6 +195,15 @@ def float_operators(after: Side, before: Side | None = None) -> tuple[NotInt8, .
             )
         )
     return tuple(sorted(found, key=lambda each: (not each.weighted, -(each.after_ms or 0.0))))
+
+
+def _unasked(side: Side) -> tuple[str, ...]:
+    homes = _homes(side)
+    return tuple(
+        operator.name
+        for operator in side.operators
+        if operator.weighted and not operator.weights and (home := homes.get(operator.name)) and home.precision in INTEGERS
+    )
 
 
 def _homes(side: Side) -> dict[str, LayerRun]:
@@ -256,6 +277,8 @@ def _told(
         ratio = before.ms / after.ms
         change = f"{ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times as slow"
         lines.append(f"all layers of one inference: {before.ms:.3f} ms before, {after.ms:.3f} ms after, {change}")
+        if ratio < _PAYS and after.quantized_operators and not before.quantized_operators:
+            lines.append(f"INT8 does not pay here: {_blame(meant, after)}")
     if after.quantized_operators:
         lines.append(f"{after.int8_operators} of {after.quantized_operators} quantized operators ran in INT8")
     for title, some in (
@@ -274,9 +297,23 @@ def _told(
             lines[-1] += f"; before: {before.conversions}, {before.conversions_ms:.3f} ms"
     slower = [place for place in found if place.change_ms is not None and place.change_ms > 0]
     if before is not None and slower:
-        named = ", ".join(f"{place.title} (+{place.change_ms:.3f} ms)" for place in slower[:3])
-        lines.append(f"slower than before: {named}{f' and {len(slower) - 3} more' if len(slower) > 3 else ''}")
+        lines.append(f"slower than before: {_few([f'{place.title} (+{place.change_ms:.3f} ms)' for place in slower])}")
     return tuple(lines)
+
+
+def _blame(meant: Sequence[NotInt8], after: Summary) -> str:
+    """Which of what INT8 brought costs most of the time."""
+    assert after.ms is not None
+    unfused = sum(each.after_ms or 0.0 for each in meant)
+    costs = [(unfused, f"{len(meant)} of {after.quantized_operators} quantized operators ran in float")] if meant else []
+    if after.conversions:
+        costs.append((after.conversions_ms or 0.0, f"{after.conversions} conversions"))
+    named = [f"{what} ({100 * ms / after.ms:.0f} % of the time)" for ms, what in sorted(costs, reverse=True) if ms > 0.05 * after.ms]
+    return ", ".join(named) or "neither conversions nor operators left in float explain it; see where the time went"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _share(ms: float, after: Summary) -> str:

@@ -17,7 +17,7 @@ OF_NO_NODE = "(made by the runtime)"
 
 @dataclass(frozen=True)
 class Took:
-    """What one side ran at a place: precisions and kinds of its layers, the longest first; ``ms``: None where none was timed."""
+    """What one side ran at a place: precisions and kinds of its layers, longest first. ``ms``: None where none was timed."""
 
     ms: float | None
     precisions: tuple[str, ...]
@@ -26,7 +26,8 @@ class Took:
 
 @dataclass(frozen=True)
 class Place:
-    """``nodes``: in the order of the file, none for what the runtime added; ``title``: the one that took longest."""
+    """``nodes``: in the order of the file, none for what the runtime added; ``title``: one of them, that of the longest layer which
+    multiplies and adds."""
 
     title: str
     nodes: tuple[str, ...]
@@ -42,10 +43,17 @@ class Place:
 
 
 def places(
-    before: Sequence[LayerRun] | None, after: Sequence[LayerRun], *, without: Collection[str], order: Sequence[str]
+    before: Sequence[LayerRun] | None,
+    after: Sequence[LayerRun],
+    *,
+    without: Collection[str],
+    order: Sequence[str],
+    weighted: Collection[str] = (),
 ) -> tuple[Place, ...]:
-    """``without``: nodes that join nothing (Q/DQ); ``order``: all nodes of the file. Those that changed most come first, or
-    where there is no ``before``, those that took longest."""
+    """``without``: nodes that join nothing (Q/DQ); ``order``: all nodes of the file; ``weighted``: those that multiply and add.
+
+    Those that changed most come first, or, where there is no ``before``, those that took longest.
+    """
     parents: dict[str, str] = {}
     sides = (before or (), after)
     for layer in (*sides[0], *sides[1]):
@@ -62,7 +70,7 @@ def places(
     for key, (first, last) in groups.items():
         members = {node for layer in (*first, *last) for node in _nodes(layer, without)}
         ordered = tuple(sorted(members, key=lambda node: (place_of.get(node, len(order)), node)))
-        title = _title(last or first, without) if key else OF_NO_NODE
+        title = _title(last or first, without, weighted) if key else OF_NO_NODE
         found.append(Place(title, ordered, None if before is None else _took(first), _took(last)))
     return tuple(sorted(found, key=_weight, reverse=True))
 
@@ -82,11 +90,10 @@ def _join_(parents: dict[str, str], one: str, other: str) -> None:
     parents[_root(parents, other)] = _root(parents, one)
 
 
-def _title(layers: Sequence[LayerRun], without: Collection[str]) -> str:
-    longest = max(layers, key=lambda layer: layer.ms or 0.0)
-    nodes = _nodes(longest, without)
-    heavy = [node for node in nodes if node.rpartition("/")[2].startswith(("Conv", "Gemm", "MatMul"))]
-    return (heavy or nodes)[0]
+def _title(layers: Sequence[LayerRun], without: Collection[str], weighted: Collection[str]) -> str:
+    ranked = sorted(layers, key=lambda layer: -(layer.ms or 0.0))
+    nodes = [node for layer in ranked for node in _nodes(layer, without)]
+    return next((node for node in nodes if node in weighted), nodes[0])
 
 
 def _took(layers: Sequence[LayerRun]) -> Took | None:

@@ -34,7 +34,9 @@ def text(found: Explanation) -> str:
         if len(rows) > ROWS:
             parts.append(f"  and {len(rows) - ROWS:,} more; --json has them all")
     for reason, way_out, nodes in _reasons(found.not_int8):
-        parts += ["", f"why {_few(nodes, plain)}: {plain(reason, _LONGEST)}", f"    way out: {plain(way_out, _LONGEST)}"]
+        parts += ["", f"why {plain(nodes[0], _LONGEST_NAME)}: {plain(reason, _LONGEST)}"]
+        parts += [f"    way out: {plain(way_out, _LONGEST)}"]
+        parts += [f"    also: {_few(nodes[1:], plain)}"] if nodes[1:] else []
     parts += [f"note: {plain(note, _LONGEST)}" for note in _notes(found)]
     return "\n".join(parts) + "\n"
 
@@ -47,7 +49,8 @@ def document(found: Explanation) -> str:
         more = [f"\n{len(rows) - ROWS:,} more in the JSON."] if len(rows) > ROWS else []
         parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines, *more]))
     reasons = [
-        f"- {_few(nodes, markdown)}: {markdown(reason, _LONGEST)}\n  *Way out:* {markdown(way_out, _LONGEST)}"
+        f"- {markdown(nodes[0], _LONGEST_NAME)}: {markdown(reason, _LONGEST)}\n  *Way out:* {markdown(way_out, _LONGEST)}"
+        + (f"\n  *Also:* {_few(nodes[1:], markdown)}" if nodes[1:] else "")
         for reason, way_out, nodes in _reasons(found.not_int8)
     ]
     if reasons:
@@ -84,7 +87,12 @@ def _tables(found: Explanation, shown: _Shown) -> list[_Table]:
 
 
 def _missing(each: NotInt8, shown: _Shown) -> list[str]:
-    cells = [shown(each.node, _LONGEST_NAME), shown(each.kind, _LONGEST_NAME), each.status, shown(each.precision, _LONGEST_NAME)]
+    cells = [
+        shown(each.node, _LONGEST_NAME),
+        shown(each.kind, _LONGEST_NAME),
+        each.status,
+        shown(each.precision, _LONGEST_NAME),
+    ]
     return [*cells, milliseconds(each.before_ms), milliseconds(each.after_ms)]
 
 
@@ -103,11 +111,11 @@ def _took(took: Took | None, shown: _Shown) -> list[str]:
 
 
 def _reasons(missing: Sequence[NotInt8]) -> list[tuple[str, str, list[str]]]:
-    """Each reason once, with the nodes it is given for."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Each reason once, as it is said of the first of the nodes that it is given for."""
+    found: dict[tuple[str, str], list[NotInt8]] = {}
     for each in missing:
-        found.setdefault((each.why, each.way_out), []).append(each.node)
-    return [(why, way_out, nodes) for (why, way_out), nodes in found.items()]
+        found.setdefault((each.rule or each.why, each.way_out), []).append(each)
+    return [(same[0].why, same[0].way_out, [each.node for each in same]) for same in found.values()]
 
 
 def _few(nodes: Sequence[str], shown: _Shown) -> str:
@@ -122,4 +130,7 @@ def _notes(found: Explanation) -> list[str]:
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(line[index]) for line in (head, *rows)) for index in range(len(head))]
-    return ["  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in (head, *rows)]
+    return [
+        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (head, *rows)
+    ]

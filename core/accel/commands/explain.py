@@ -1,4 +1,4 @@
-"""``accel explain``: why a quantized network is as fast, or as slow, as it is: two layer profiles, by the nodes of the ONNX file.
+"""``accel explain``: why a quantized network is as fast, or as slow, as it is: two layer profiles, by nodes of the ONNX file.
 
 ONNX files are profiled here, each in a child process; a TensorRT engine on a GPU, or from what ``trtexec`` saved of it.
 """

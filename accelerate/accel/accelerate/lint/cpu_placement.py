@@ -24,7 +24,9 @@ WIDE_OR_NARROW = frozenset({"INT16", "UINT16", "INT4", "UINT4"})
 def weights_only(graph: LintGraph) -> Iterator[Problem]:
     for each in weighted(graph):
         if each.node.op_type in CONVOLUTIONS and each.weight is not None and each.data is None:
-            message = "its weights are quantized and its data is not: it computes in float, from weights that are dequantized first"
+            message = (
+                "its weights are quantized and its data is not: it computes in float, from weights that are dequantized first"
+            )
             yield Problem(label(each.node), message, "quantize its data too, or leave its weights in float")
 
 
@@ -36,7 +38,9 @@ def residual_float(graph: LintGraph) -> Iterator[Problem]:
         sides = [dequantized(graph, name) for name in node.input]
         if (sides[0] is None) != (sides[1] is None):
             other = node.input[0] if sides[0] is None else node.input[1]
-            message = f"adds a quantized value and a float one, {other}: it computes in float, and so what is quantized is converted"
+            message = (
+                f"adds a quantized value and a float one, {other}: it computes in float, and so what is quantized is converted"
+            )
             way = "put a Q/DQ pair on the float side too (`quantize` does, where the profile has `quantize_residual_add`)"
             yield Problem(label(node), message, way)
 
@@ -63,7 +67,6 @@ ERRORS = (
 WARNINGS = (
     Rule("weights-only", "warning", "a convolution with quantized weights has quantized data", weights_only),
     Rule("computed-weights", "warning", "quantized weights of convolutions are constant", computed_weights),
-    Rule("residual-float", "warning", "both inputs of an addition are quantized, or none", residual_float),
     Rule("quantize-alone", "warning", "behind every QuantizeLinear is a DequantizeLinear", quantize_alone),
     Rule("dequantize-alone", "warning", "before every DequantizeLinear of an activation is a QuantizeLinear", dequantize_alone),
     Rule("scale-mismatch", "warning", "the two nodes of a pair have one scale", scale_mismatch),

@@ -10,11 +10,20 @@ from accel.accelerate.lint.graph import LintGraph, label, source
 from accel.accelerate.lint.qdq import Quantizer, quantizer, quantizers
 from accel.accelerate.lint.rules import Problem, Rule
 
-LIMITS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767), "UINT16": (0, 65535), "INT4": (-8, 7), "UINT4": (0, 15)}
+LIMITS = {
+    "INT8": (-128, 127),
+    "UINT8": (0, 255),
+    "INT16": (-32768, 32767),
+    "UINT16": (0, 65535),
+    "INT4": (-8, 7),
+    "UINT4": (0, 15),
+}
 """Least and greatest number of each type that values are quantized to."""
 
 # Operators that keep every value: not Slice or Gather, which pick some, and may well pick a narrower range.
-_KEEPS = frozenset({"Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth", "Tile"})
+_KEEPS = frozenset(
+    {"Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth", "Tile"}
+)
 _SLACK = 0.05  # of the wider range: two calibrations of one value differ by so much
 _AT_THE_END = 0.02  # of all weights; a scale from the largest weight puts one or two of each channel there
 
@@ -67,7 +76,7 @@ def _again(graph: LintGraph, each: Quantizer, own: Range) -> Iterator[Problem]:
 
 
 def _origins(graph: LintGraph, value: str) -> list[tuple[Any, bool]]:
-    """DequantizeLinear nodes whose values arrive whole at ``value``, each with whether only the largest of them do (MaxPool)."""
+    """DequantizeLinear nodes whose values arrive whole at ``value``, each with whether only the largest do (MaxPool)."""
     found, pending = [], [(value, False)]
     while pending:
         name, pooled = pending.pop()
@@ -86,7 +95,7 @@ def _origins(graph: LintGraph, value: str) -> list[tuple[Any, bool]]:
 def _weights(graph: LintGraph, each: Quantizer) -> Iterator[Problem]:
     import numpy as np
 
-    numbers = graph.values(each.data)
+    numbers: Any = graph.values(each.data)
     if numbers is None or not numbers.size or each.stored not in LIMITS:
         return
     if each.quantizes:

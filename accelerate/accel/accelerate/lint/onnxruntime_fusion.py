@@ -5,10 +5,10 @@ Each rule was tried on the graph that ONNX Runtime 1.32.0 writes after its optim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from accel.accelerate.lint.cpu_placement import axis_of_weights, narrow
+from accel.accelerate.lint.cpu_placement import axis_of_weights, narrow, residual_float
 from accel.accelerate.lint.graph import LintGraph, label, made, source
 from accel.accelerate.lint.integer_ranges import range_of
 from accel.accelerate.lint.qdq import Quantizer, dequantized, quantizer, quantizers, weighted
@@ -22,6 +22,9 @@ NO_KERNEL = frozenset(
     }
 )  # fmt: skip
 """Operators that stay in float between Q/DQ: tried one by one. What is neither here nor fused was not tried."""
+
+_PASSED_BACK = frozenset({"Identity", "Dropout", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
+"""A QuantizeLinear behind these is moved in front of them; not so behind Flatten, Concat or DepthToSpace (tried)."""
 
 _UNSIGNED = (
     "quantize for a target with `backend: onnxruntime`, whose profile is unsigned (onnxruntime.quantization:"
@@ -47,23 +50,44 @@ def no_int8_kernel(graph: LintGraph) -> Iterator[Problem]:
 
 
 def float_output(graph: LintGraph) -> Iterator[Problem]:
-    """A quantized Conv whose result is not quantized at once: it is computed in float, from weights that are dequantized in every
+    """A quantized Conv whose result is not quantized at once: it computes in float, from weights that are dequantized in every
     inference. A MatMul or Gemm may give floats."""
     for each in weighted(graph):
         if each.quantized and each.node.op_type == "Conv" and not narrow(each) and (why := _not_requantized(graph, each.node)):
             yield Problem(label(each.node), f"{why[0]}, so it computes in float", why[1])
 
 
+def float_weights(graph: LintGraph) -> Iterator[Problem]:
+    """A convolution that the file keeps in float between Q/DQ: the runtime's optimizer WeightBiasQuantization quantizes its weights
+    to INT8 by itself, with one scale (tried: 37 dB between result and file)."""
+    for each in weighted(graph):
+        if each.node.op_type != "Conv" or each.data is None or each.weight is not None or not each.constant:
+            continue
+        if not narrow(each) and not _not_requantized(graph, each.node):
+            message = (
+                "its weights are float, and Q/DQ stand before and behind it: the runtime quantizes the weights by itself and"
+                " computes in INT8, whatever the file says"
+            )
+            way = "leave the value before it or behind it in float too, or quantize its weights with a scale for each channel"
+            yield Problem(label(each.node), message, way)
+
+
 def signed_activation(graph: LintGraph) -> Iterator[Problem]:
     """INT8 behind a Relu or a Clip at 0: half of the numbers is never used, and the activation cannot be left out."""
     for each in quantizers(graph):
         before = graph.maker(each.data)
-        if not each.quantizes or each.on_constant or each.stored != "INT8" or before is None or before.op_type not in ("Relu", "Clip"):
+        if (
+            not each.quantizes
+            or each.on_constant
+            or each.stored != "INT8"
+            or before is None
+            or before.op_type not in ("Relu", "Clip")
+        ):
             continue
         if not _holds(each, *_bounds(graph, before)):
             message = (
-                f"quantizes what {label(before)} ({before.op_type}) makes to INT8 around {_zero(each)}: numbers that never occur, and"
-                " the activation stays, with what is before it, in float"
+                f"quantizes what {label(before)} ({before.op_type}) makes to INT8 around {_zero(each)}: numbers that never occur,"
+                " and the activation stays, with what is before it, in float"
             )
             yield Problem(label(each.node), message, _UNSIGNED)
 
@@ -98,7 +122,20 @@ def gemm_form(graph: LintGraph) -> Iterator[Problem]:
 
 
 def product_axis(graph: LintGraph) -> Iterator[Problem]:
-    yield from axis_of_weights(graph, convolutions=False)
+    """It computes in float, but for :func:`product_fails`."""
+    fails = _failing(graph)
+    yield from (problem for problem in axis_of_weights(graph, convolutions=False) if problem.node not in fails)
+
+
+def product_fails(graph: LintGraph) -> Iterator[Problem]:
+    """A MatMul that gives floats becomes MatMulIntegerToFloat, which fails in the first inference."""
+    fails = _failing(graph)
+    yield from (problem for problem in axis_of_weights(graph, convolutions=False) if problem.node in fails)
+
+
+def _failing(graph: LintGraph) -> set[str]:
+    products = (each.node for each in weighted(graph) if each.quantized and each.node.op_type == "MatMul")
+    return {label(node) for node in products if _not_requantized(graph, node)}
 
 
 def convolution_axis(graph: LintGraph) -> Iterator[Problem]:
@@ -111,7 +148,9 @@ def per_channel_activation(graph: LintGraph) -> Iterator[Problem]:
     for each in weighted(graph):
         if each.quantized and each.data is not None and each.data.many and each.node.op_type == "Conv":
             assert each.data.scale is not None
-            message = f"its data has {each.data.scale.size} scales; the kernel that it becomes takes one, and fails when it runs"
+            message = (
+                f"its data has {each.data.scale.size} scales; the kernel that it becomes takes one, and fails when it runs"
+            )
             yield Problem(label(each.node), message, "one scale for each activation (per tensor)")
 
 
@@ -129,33 +168,39 @@ def _between(graph: LintGraph, node: Any) -> bool:
 
 
 def _not_requantized(graph: LintGraph, node: Any) -> tuple[str, str] | None:
-    """Why what ``node`` makes does not go into a QuantizeLinear as the runtime joins them, and the way out; None where it does."""
+    """Why the runtime does not join ``node`` with a QuantizeLinear behind it, and the way out; None where it does."""
     value, behind = made(node), "put a Q/DQ pair right behind it"
+    clamp = None
+    moved = False
     while True:
         readers = graph.readers.get(value, ())
         if value in graph.outputs:
             return "its result leaves the model in float", f"{behind}, or leave the layer in float on purpose (`ignored_scope`)"
-        if not readers or all(reader.op_type == "QuantizeLinear" for reader in readers):
-            return None
+        others = [reader for reader in readers if reader.op_type != "QuantizeLinear"]
+        if not others:
+            return _not_joined(graph, [quantizer(graph, reader) for reader in readers], clamp)
         if len(readers) > 1:
-            named = next(reader for reader in readers if reader.op_type != "QuantizeLinear")
-            return f"its result goes to {len(readers)} nodes, and {label(named)} ({named.op_type}) reads it in float", behind
+            named = f"{label(others[0])} ({others[0].op_type})"
+            return f"its result goes to {len(readers)} nodes, and {named} reads it in float", behind
         (reader,) = readers
-        if reader.op_type in ("Relu", "Clip"):
-            after = graph.readers.get(made(reader), ())
-            if len(after) == 1 and after[0].op_type == "QuantizeLinear" and made(reader) not in graph.outputs:
-                each = quantizer(graph, after[0])
-                if _holds(each, *_bounds(graph, reader)):
-                    return None
-                why = f"{label(reader)} ({reader.op_type}) between it and {label(after[0])} cannot be left out: {_kept(each, reader)}"
-                return why, _UNSIGNED
-            value = made(reader)
-            if not (len(after) == 1 and after[0].op_type == "MaxPool"):
-                return f"{label(reader)} ({reader.op_type}) behind it is not quantized at once", behind
-        elif reader.op_type == "MaxPool":
-            value = made(reader)
+        if reader.op_type in ("Relu", "Clip") and clamp is None and not moved:
+            clamp = reader
+        elif reader.op_type in _PASSED_BACK:
+            moved = True
         else:
             return f"{label(reader)} ({reader.op_type}) stands between it and the next QuantizeLinear", behind
+        value = made(reader)
+
+
+def _not_joined(graph: LintGraph, behind: Sequence[Quantizer], clamp: Any | None) -> tuple[str, str] | None:
+    """``behind``: the QuantizeLinear nodes that read a result, perhaps behind ``clamp``, a Relu or Clip."""
+    forms = {(each.stored, str(each.scale), str(each.zero)) for each in behind}
+    if len(forms) > 1:
+        return f"its result is quantized in {len(forms)} ways", "quantize it once: one pair that all of its readers share"
+    if clamp is None or not behind or _holds(behind[0], *_bounds(graph, clamp)):
+        return None
+    between = f"{label(clamp)} ({clamp.op_type}) between it and {label(behind[0].node)}"
+    return f"{between} cannot be left out ({_kept(behind[0], clamp)})", _UNSIGNED
 
 
 def _bounds(graph: LintGraph, node: Any) -> tuple[float, float]:
@@ -191,13 +236,16 @@ def _zero(each: Quantizer) -> int:
 
 ERRORS = (
     Rule("weight-axis", "error", "scales of a convolution's weights lie along output channels (Conv 0)", convolution_axis),
+    Rule("product-fails", "error", "scales of weights of a MatMul that gives floats lie along its last axis", product_fails),
     Rule("per-channel-activation", "error", "the data of a convolution has one scale", per_channel_activation),
 )
 WARNINGS = (
     Rule("no-int8-kernel", "warning", "Q/DQ stand around operators that have an INT8 kernel", no_int8_kernel),
     Rule("float-output", "warning", "what a quantized convolution makes is quantized at once", float_output),
+    Rule("float-weights", "warning", "a convolution that is to stay in float has no Q/DQ on both sides", float_weights),
     Rule("bias-scale", "warning", "the scale of an INT32 bias is that of data times weights", bias_scale),
     Rule("gemm-form", "warning", "a quantized Gemm has zero points, and an INT32 bias if it gives floats", gemm_form),
+    Rule("residual-float", "warning", "both inputs of an addition are quantized, or none", residual_float),
     Rule("product-axis", "warning", "scales of a product's weights lie along output channels (the last axis)", product_axis),
     Rule("signed-activation", "warning", "activations behind Relu are unsigned, or end at their zero point", signed_activation),
 )

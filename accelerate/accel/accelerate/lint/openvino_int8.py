@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from accel.accelerate.lint.cpu_placement import axis_of_weights, narrow
-from accel.accelerate.lint.graph import LintGraph, label
+from accel.accelerate.lint.cpu_placement import axis_of_weights, narrow, residual_float
+from accel.accelerate.lint.graph import LintGraph, label, made
 from accel.accelerate.lint.qdq import CONVOLUTIONS, Quantizer, weighted
 from accel.accelerate.lint.rules import Problem, Rule
 
@@ -42,8 +42,19 @@ def no_int8_kernel(graph: LintGraph) -> Iterator[Problem]:
             message = f"its data or weights are {kind}: kernels are of 8 bits, so it runs in float"
             yield Problem(label(each.node), message, "quantize it to 8 bits, or leave it in float")
         elif each.node.op_type == "ConvTranspose" and each.data is not None and _shifted(each.data):
-            message = "a ConvTranspose whose data has a zero point that is not 0: there is no such INT8 kernel, it runs in float"
+            message = (
+                "a ConvTranspose whose data has a zero point that is not 0: there is no such INT8 kernel, it runs in float"
+            )
             yield Problem(label(each.node), message, "quantize its data around 0 (symmetric, or unsigned behind a Relu)")
+
+
+def skip_float(graph: LintGraph) -> Iterator[Problem]:
+    """A float result of a convolution may be added: the addition becomes part of it."""
+    heavy = {made(each.node) for each in weighted(graph)}
+    nodes = {label(node): node for node in graph.nodes}
+    for problem in residual_float(graph):
+        if not heavy & set(nodes[problem.node].input):
+            yield problem
 
 
 def _shifted(each: Quantizer) -> bool:
@@ -53,6 +64,7 @@ def _shifted(each: Quantizer) -> bool:
 RULES = (
     Rule("no-int8-kernel", "warning", "Q/DQ stand around operators that have an INT8 kernel", no_int8_kernel),
     Rule("weight-zero-point", "warning", "weights of convolutions have zero point 0", weight_zero_point),
+    Rule("residual-float", "warning", "what is added to a quantized value is quantized too, or a convolution's", skip_float),
     Rule("weight-axis", "warning", "scales of a convolution's weights lie along output channels (Conv 0)", weight_axis),
     Rule("data-only", "warning", "a convolution with quantized data has quantized weights", data_only),
 )

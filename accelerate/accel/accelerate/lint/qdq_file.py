@@ -8,7 +8,17 @@ from accel.accelerate.lint.graph import LintGraph, label, made
 from accel.accelerate.lint.qdq import Quantizer, quantizers
 from accel.accelerate.lint.rules import Problem, Rule
 
-_SINCE = {"INT8": 10, "UINT8": 10, "INT32": 10, "FLOAT8E4M3FN": 19, "FLOAT8E5M2": 19, "INT16": 21, "UINT16": 21, "INT4": 21, "UINT4": 21}
+_SINCE = {
+    "INT8": 10,
+    "UINT8": 10,
+    "INT32": 10,
+    "FLOAT8E4M3FN": 19,
+    "FLOAT8E5M2": 19,
+    "INT16": 21,
+    "UINT16": 21,
+    "INT4": 21,
+    "UINT4": 21,
+}
 _AXIS_SINCE, _BLOCKS_SINCE = 13, 21
 """onnx/docs/Changelog.md: QuantizeLinear-10, -13, -19, -21."""
 
@@ -31,7 +41,7 @@ def _needed(each: Quantizer) -> tuple[int, str]:
 
 def dangling(graph: LintGraph) -> Iterator[Problem]:
     for each in quantizers(graph):
-        if made(each.node) not in graph.outputs and not graph.readers.get(made(each.node)):
+        if made(each.node) not in graph.given_out and not graph.readers.get(made(each.node)):
             message = "nothing reads what it makes: a pair that was left behind, or whose other half is lost"
             yield Problem(label(each.node), message, "remove it (a `simplify` pass does)")
 
