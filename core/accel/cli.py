@@ -299,6 +299,46 @@ def explain(
 
 
 @app.command()
+def diverge(
+    path: Annotated[Path, typer.Argument(help="an .onnx file", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option("--vs", help="another .onnx, or a recipe: its torch model [default: the file itself]")
+    ] = None,
+    backend: Annotated[str, typer.Option("--backend", "-b", help="onnxruntime or openvino: where the file runs")] = "onnxruntime",
+    vs_backend: Annotated[
+        str | None, typer.Option("--vs-backend", help="of --vs [default: onnxruntime without optimizations]")
+    ] = None,
+    inputs: Annotated[Path | None, typer.Option("--inputs", help=".npz with the inputs [default: seeded noise]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
+    below: Annotated[
+        float | None, typer.Option("--below", help="dB that count as a difference [default: 40; 10 where one is quantized]")
+    ] = None,
+    allow_import: options.AllowImport = None,
+    cache_dir: options.CacheDir = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Find the first layer where a backend, another file or the torch model disagrees."""
+    from accel.commands.axis_sizes import axis_sizes
+    from accel.commands.diverge import run
+
+    return run(
+        path,
+        against,
+        backend=backend,
+        vs_backend=vs_backend,
+        inputs=inputs,
+        batch_size=batch_size,
+        sizes=axis_sizes(shape or []),
+        below_db=below,
+        allowed=allow_import or [],
+        cache=lambda choice: cache_folder(cache_dir, choice),
+        as_json=as_json,
+        out=_console(error=False),
+    )
+
+
+@app.command()
 def init(
     model: Annotated[str, typer.Argument(help="an .onnx file, or file.py:factory", show_default=False)],
     data: options.ModelData = None,
