@@ -14,7 +14,7 @@ from tests.core.residual_network import CONVOLUTIONS, network, quantized
 
 from accel.accelerate.lint_cpu import lint_onnxruntime
 from accel.commands.explain import Given, run
-from accel.errors import MissingBackend, ModelFault, UsageError
+from accel.errors import BackendFault, MissingBackend, ModelFault, UsageError
 
 INT8 = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat")
 
@@ -159,3 +159,57 @@ def test_what_cannot_be_explained(files: dict[str, Path], tmp_path: Path) -> Non
     for given, changes, kind, message in cases:
         with pytest.raises(kind, match=message):
             explained(*given, **changes)
+
+
+def engine(folder: Path, name: str, *, quantized_stem: bool) -> Given:
+    """What trtexec would save of an engine for the network: the stem, one convolution in float, a reformat between them."""
+
+    def layer(name: str, kind: str, nodes: list[str], reads: str, makes: str, tactic: str = "") -> dict[str, Any]:
+        return {
+            "Name": name,
+            "LayerType": kind,
+            "Inputs": [{"Name": "x", "Dimensions": [1, 8, 16, 16], "Format/Datatype": reads}],
+            "Outputs": [{"Name": "y", "Dimensions": [1, 8, 16, 16], "Format/Datatype": makes}],
+            "TacticName": tactic,
+            "Metadata": "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes),
+        }
+
+    int8, fp32 = "Int8 NC/32HW32", "FP32 NCHW"
+    made = int8 if quantized_stem else fp32
+    tactic = "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32" if quantized_stem else "sm80_sgemm_f32"
+    layers = [
+        layer("stem/Conv + stem/Relu", "CaskConvolution", ["stem/Conv", "stem/Relu"], made, made, tactic),
+        layer("block0.conv1/Conv", "CaskConvolution", ["block0.conv1/Conv"], fp32, fp32, "sm80_sgemm_f32"),
+    ]
+    times = [0.1 if quantized_stem else 0.2, 0.2]
+    if quantized_stem:
+        layers.insert(1, layer("Reformatting CopyNode for Input Tensor 0 to block0.conv1/Conv", "Reformat", [], int8, fp32))
+        times.insert(1, 0.3)
+    path, saved = folder / f"{name}.json", folder / f"{name}.times.json"
+    path.write_text(json.dumps({"Layers": layers, "Bindings": ["x", "y"]}))
+    rows = [{"name": each["Name"], "averageMs": ms} for each, ms in zip(layers, times, strict=True)]
+    saved.write_text(json.dumps([{"count": 5}, *rows]))
+    return Given(path, saved)
+
+
+def test_a_saved_engine_without_a_gpu(files: dict[str, Path], tmp_path: Path) -> None:
+    after, before = engine(tmp_path, "int8", quantized_stem=True), engine(tmp_path, "fp32", quantized_stem=False)
+    found = record(Given(after.path, after.times, files["signed"]), Given(before.path, before.times, files["fp32"]))
+    by_node = {each["node"]: each for each in found["not_int8"] if each["weighted"]}
+    assert "stem/Conv" not in by_node
+    assert by_node["block0.conv1/Conv"]["status"] == "unfused" and by_node["block0.conv1/Conv"]["after_ms"] == 0.2
+    assert by_node["block1.conv1/Conv"]["status"] == "not told"  # this engine does not have it
+    (reformat,) = found["conversions"]
+    assert (reformat["kind"], reformat["ms"], reformat["beside"]) == ("Reformat", 0.3, ["block0.conv1/Conv"])
+    assert (found["before"]["ms"], found["after"]["ms"]) == (pytest.approx(0.4), pytest.approx(0.6))
+    assert any(line.startswith("INT8 does not pay here") for line in found["told"])
+
+
+def test_a_saved_engine_alone_says_what_is_missing(tmp_path: Path) -> None:
+    found = record(engine(tmp_path, "int8", quantized_stem=True))
+    assert found["not_int8"] == []
+    assert any("--onnx" in note for note in found["after"]["notes"])
+    assert {place["title"] for place in found["places"]} == {"stem/Conv", "block0.conv1/Conv"}
+    with pytest.raises(BackendFault, match="not JSON"):
+        (tmp_path / "noise.json").write_text("noise")
+        record(Given(tmp_path / "noise.json"))
