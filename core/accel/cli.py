@@ -8,14 +8,15 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from accel import options
+from accel import looking, options
 from accel.atomic import storage_fault
 from accel.benchmarks.untrusted import lines
-from accel.errors import AccelError, EnvironmentFault, StorageFault
+from accel.errors import AccelError, StorageFault
+from accel.surroundings import cache_folder, console
 
 app = typer.Typer(
     name="accel",
@@ -37,27 +38,6 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
         super().__init__(signal.Signals(number).name)
-
-
-def _console(*, error: bool) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=error, highlight=False)
-
-
-def cache_folder(chosen: Path | None, recipe_choice: Path | None = None) -> Path:
-    """``--cache-dir``, the recipe's, or the user's cache folder by the XDG convention."""
-    if chosen is not None:
-        return chosen.absolute()
-    if recipe_choice is not None:
-        return recipe_choice
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and Path(base).is_absolute():
-        return Path(base) / "accel"
-    try:
-        return Path.home() / ".cache" / "accel"
-    except RuntimeError:
-        raise EnvironmentFault("no home folder is known, so there is no place for the cache; give --cache-dir") from None
 
 
 @app.callback(invoke_without_command=True)
@@ -102,8 +82,8 @@ def optimize(
         keep_failed=keep_failed,
         as_json=as_json,
         quiet=quiet,
-        out=_console(error=False),
-        err=_console(error=True),
+        out=console(error=False),
+        err=console(error=True),
     )
 
 
@@ -112,7 +92,7 @@ def validate(recipe: options.RecipeArgument, overrides: options.Overrides = None
     """Check a recipe: every problem at once, with line and column. Imports none of its code."""
     from accel.commands.validate import run
 
-    return run(recipe, overrides or [], out=_console(error=False), as_json=as_json)
+    return run(recipe, overrides or [], out=console(error=False), as_json=as_json)
 
 
 @app.command()
@@ -134,7 +114,7 @@ def plan(
         cache=lambda choice: cache_folder(cache_dir, choice),
         allowed=allow_import or [],
         as_json=as_json,
-        out=_console(error=False),
+        out=console(error=False),
     )
 
 
@@ -173,8 +153,8 @@ def benchmark(
         cache=lambda choice: cache_folder(cache_dir, choice),
         as_json=as_json,
         quiet=quiet,
-        out=_console(error=False),
-        err=_console(error=True),
+        out=console(error=False),
+        err=console(error=True),
     )
 
 
@@ -188,7 +168,7 @@ def report(
     """Render a report again, without measuring."""
     from accel.commands.report import run
 
-    return run(path, form=form, output=output, out=_console(error=False), summary_file=summary)
+    return run(path, form=form, output=output, out=console(error=False), summary_file=summary)
 
 
 @app.command()
@@ -212,130 +192,11 @@ def compare(
         on_removed=on_removed,
         form=form,
         output=output,
-        out=_console(error=False),
+        out=console(error=False),
     )
 
 
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help=".onnx, .xml, .safetensors or a state dict", show_default=False)],
-    as_json: options.AsJson = False,
-) -> int:
-    """Show what is in a model file: signature, operators, parameters, MACs, precision."""
-    from accel.commands.inspect import run
-
-    return run(path, json=as_json, out=_console(error=False))
-
-
-@app.command()
-def lint(
-    path: Annotated[Path | None, typer.Argument(help="an .onnx file", show_default=False)] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", help="tensorrt, tensorrt-rtx, onnxruntime or openvino", show_default=False)
-    ] = None,
-    rules: Annotated[bool, typer.Option("--rules", help="list what is looked for, and end")] = False,
-    as_json: options.AsJson = False,
-) -> int:
-    """Say what a target will refuse or run badly, node by node, before anything is built."""
-    from accel.commands.lint import run
-
-    return run(path, target=target, rules=rules, as_json=as_json, out=_console(error=False))
-
-
-@app.command()
-def layers(
-    path: Annotated[Path, typer.Argument(help="a TensorRT .engine, or the layers that trtexec saved", show_default=False)],
-    times: Annotated[Path | None, typer.Option("--times", help="what trtexec --exportProfile saved")] = None,
-    onnx: Annotated[Path | None, typer.Option("--onnx", help="the file the engine was built from: tells lost fusions")] = None,
-    as_json: options.AsJson = False,
-) -> int:
-    """Say where the time of a TensorRT engine goes, in the names of the ONNX file."""
-    from accel.commands.layers import run
-
-    return run(path, times=times, onnx=onnx, as_json=as_json, out=_console(error=False))
-
-
-@app.command()
-def explain(
-    path: Annotated[
-        Path, typer.Argument(help="an .onnx file, an .engine, or the layers that trtexec saved of one", show_default=False)
-    ],
-    against: Annotated[Path | None, typer.Option("--vs", help="the file to compare with: FP32, or another INT8")] = None,
-    backend: options.Backends = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, gpu or npu")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
-    shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="turns of each profile; a layer's time is their median")] = 3,
-    queries: Annotated[int, typer.Option(min=1, help="inferences of one turn, at most")] = 30,
-    times: Annotated[Path | None, typer.Option("--times", help="for saved layers: what trtexec --exportProfile saved")] = None,
-    onnx: Annotated[Path | None, typer.Option("--onnx", help="for an engine: the file it was built from")] = None,
-    vs_times: Annotated[Path | None, typer.Option("--vs-times", help="--times of the other file")] = None,
-    vs_onnx: Annotated[Path | None, typer.Option("--vs-onnx", help="--onnx of the other file")] = None,
-    form: Annotated[str, typer.Option("--format", help="text, md or json")] = "text",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of standard output")] = None,
-    cache_dir: options.CacheDir = None,
-    as_json: options.AsJson = False,
-) -> int:
-    """Say where the time of a network goes, what did not run in INT8 and why, and what conversions cost."""
-    from accel.commands.axis_sizes import axis_sizes
-    from accel.commands.explain import Given, run
-
-    return run(
-        Given(path, times, onnx),
-        None if against is None else Given(against, vs_times, vs_onnx),
-        backends=backend or [],
-        device=device,
-        threads=threads,
-        batch_size=batch_size,
-        sizes=axis_sizes(shape or []),
-        rounds=rounds,
-        queries=queries,
-        cache=lambda choice: cache_folder(cache_dir, choice),
-        form="json" if as_json else form,
-        output=output,
-        out=_console(error=False),
-    )
-
-
-@app.command()
-def diverge(
-    path: Annotated[Path, typer.Argument(help="an .onnx file", show_default=False)],
-    against: Annotated[
-        Path | None, typer.Option("--vs", help="another .onnx, or a recipe: its torch model [default: the file itself]")
-    ] = None,
-    backend: Annotated[str, typer.Option("--backend", "-b", help="onnxruntime or openvino: where the file runs")] = "onnxruntime",
-    vs_backend: Annotated[
-        str | None, typer.Option("--vs-backend", help="of --vs [default: onnxruntime without optimizations]")
-    ] = None,
-    inputs: Annotated[Path | None, typer.Option("--inputs", help=".npz with the inputs [default: seeded noise]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
-    shape: Annotated[list[str] | None, typer.Option("--shape", help="AXIS=N, for axes that may vary besides the batch")] = None,
-    below: Annotated[
-        float | None, typer.Option("--below", help="dB that count as a difference [default: 40; 10 where one is quantized]")
-    ] = None,
-    allow_import: options.AllowImport = None,
-    cache_dir: options.CacheDir = None,
-    as_json: options.AsJson = False,
-) -> int:
-    """Find the first layer where a backend, another file or the torch model disagrees."""
-    from accel.commands.axis_sizes import axis_sizes
-    from accel.commands.diverge import run
-
-    return run(
-        path,
-        against,
-        backend=backend,
-        vs_backend=vs_backend,
-        inputs=inputs,
-        batch_size=batch_size,
-        sizes=axis_sizes(shape or []),
-        below_db=below,
-        allowed=allow_import or [],
-        cache=lambda choice: cache_folder(cache_dir, choice),
-        as_json=as_json,
-        out=_console(error=False),
-    )
+app.registered_commands.extend(looking.app.registered_commands)
 
 
 @app.command()
@@ -349,7 +210,7 @@ def init(
     """Write a commented recipe for a model."""
     from accel.commands.init import run
 
-    return run(model, output, force=force, out=_console(error=False), data=data, targets=target or [])
+    return run(model, output, force=force, out=console(error=False), data=data, targets=target or [])
 
 
 @app.command()
@@ -357,7 +218,7 @@ def doctor(cache_dir: options.CacheDir = None, as_json: options.AsJson = False) 
     """Say for each backend its version and devices, or what is missing."""
     from accel.commands.doctor import run
 
-    return run(json=as_json, cache_folder=cache_folder(cache_dir), out=_console(error=False))
+    return run(json=as_json, cache_folder=cache_folder(cache_dir), out=console(error=False))
 
 
 @app.command("list")
@@ -365,7 +226,7 @@ def list_(as_json: options.AsJson = False) -> int:
     """List passes, backends and tasks."""
     from accel.commands.catalogue import run
 
-    return run(json=as_json, out=_console(error=False))
+    return run(json=as_json, out=console(error=False))
 
 
 @app.command()
@@ -375,7 +236,7 @@ def schema(
     """Print the JSON schema of recipes (for editors), reports or manifests."""
     from accel.commands.schema import run
 
-    return run(of, out=_console(error=False))
+    return run(of, out=console(error=False))
 
 
 @app.command()
@@ -389,7 +250,7 @@ def cache(
     from accel.commands.cache import run
 
     return run(
-        action, folder=cache_folder(cache_dir), limit_bytes=int(limit_gib * 2**30), as_json=as_json, out=_console(error=False)
+        action, folder=cache_folder(cache_dir), limit_bytes=int(limit_gib * 2**30), as_json=as_json, out=console(error=False)
     )
 
 

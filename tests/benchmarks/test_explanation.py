@@ -17,7 +17,9 @@ def ran(name: str, *nodes: str, ms: float | None = 1.0, kind: str = "Conv", prec
     return LayerRun(name, kind, nodes, precision, ms)
 
 
-def operator(name: str, kind: str = "Conv", *, data: bool = True, weights: bool = True, around: tuple[str, ...] = ()) -> Operator:
+def operator(
+    name: str, kind: str = "Conv", *, data: bool = True, weights: bool = True, around: tuple[str, ...] = ()
+) -> Operator:
     return Operator(name, kind, kind in ("Conv", "Gemm"), data, weights, data, around)
 
 

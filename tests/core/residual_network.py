@@ -19,7 +19,7 @@ CONVOLUTIONS = ("stem/Conv", "block0.conv1/Conv", "block0.conv2/Conv", "block1.c
 
 
 def network(path: Path, *, channels: int = 8, scale: float = 1.0) -> Path:
-    """Five convolutions, two of them with a residual addition behind; ``scale``: what the fourth's weights are multiplied by."""
+    """Five convolutions, two with a residual addition behind; ``scale``: what the fourth's weights are multiplied by."""
     values = np.random.default_rng(0)
     tensors: dict[str, Any] = {}
     nodes: list[Any] = []

@@ -68,7 +68,7 @@ def test_runtimes_that_agree(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     path = network(tmp_path / "net.onnx")
     text = diverged(path, backend="openvino", code=0, as_json=False)
-    assert text.startswith(f"{path} on openvino agrees with net.onnx on ONNX Runtime without optimizations: no layer is below 40")
+    assert text.startswith(f"{path} on openvino agrees with net.onnx on ONNX Runtime without optimizations: no layer")
     found = diverged(path, backend="openvino", vs_backend="onnxruntime", code=0)
     assert found["first"] is None and len(found["steps"]) > 10
 

@@ -100,8 +100,8 @@ class Summary:
 class Explanation:
     """``after`` against ``before``, None where there is one profile only. Places: those that cost or gained most first.
 
-    ``told``: the findings in sentences, the most important one first. ``int8_unasked``: weighted operators that the file keeps in
-    float, and that ran in INT8 all the same.
+    ``told``: the findings in sentences, the most important one first. ``int8_unasked``: weighted operators that the file keeps
+    in float, and that ran in INT8 all the same.
     """
 
     before: Summary | None
@@ -308,7 +308,8 @@ def _blame(meant: Sequence[NotInt8], after: Summary) -> str:
     costs = [(unfused, f"{len(meant)} of {after.quantized_operators} quantized operators ran in float")] if meant else []
     if after.conversions:
         costs.append((after.conversions_ms or 0.0, f"{after.conversions} conversions"))
-    named = [f"{what} ({100 * ms / after.ms:.0f} % of the time)" for ms, what in sorted(costs, reverse=True) if ms > 0.05 * after.ms]
+    dear = [(ms / after.ms, what) for ms, what in sorted(costs, reverse=True) if ms > 0.05 * after.ms]
+    named = [f"{what} ({100 * share:.0f} % of the time)" for share, what in dear]
     return ", ".join(named) or "neither conversions nor operators left in float explain it; see where the time went"
 
 

@@ -26,7 +26,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Place:
-    """``nodes``: in the order of the file, none for what the runtime added; ``title``: one of them, that of the longest layer which
+    """``nodes``: in the order of the file, none for what the runtime added; ``title``: one of them, of the longest layer that
     multiplies and adds."""
 
     title: str

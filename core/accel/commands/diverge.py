@@ -139,7 +139,9 @@ def _show(answer: Divergence, found: str, expected: str, out: Console) -> None:
     first = answer.first
     if first is None:
         worst = min((step.sqnr_db for step in answer.steps if step.sqnr_db is not None), default=None)
-        said = "the same throughout" if worst is None else f"no layer is below {answer.below_db:g} dB (the worst: {worst:.1f} dB)"
+        said = "the same throughout"
+        if worst is not None:
+            said = f"no layer is below {answer.below_db:g} dB (the worst: {worst:.1f} dB)"
         say(f"{found} agrees with {expected}: {said}")
         return
     say(f"{found} first differs from {expected} at {plain(first.node, _LONGEST)}: {_how(first)}")

@@ -11,7 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import pytest
-from tests.accelerate.lint.cases import FLOAT, KERNEL, KERNEL_INT8, KERNEL_SCALES, SCALE, case_id, model, node, pair, quantized_conv
+from tests.accelerate.lint.cases import (
+    FLOAT,
+    KERNEL,
+    KERNEL_INT8,
+    KERNEL_SCALES,
+    SCALE,
+    case_id,
+    model,
+    node,
+    pair,
+    quantized_conv,
+)
 
 from accel import catalog
 from accel.accelerate.lint import onnxruntime_fusion, tensorrt_file
@@ -97,8 +108,8 @@ def narrowed(second: float, *between: Any) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """``bad`` breaks ``rule`` of ``target``, ``good`` follows its way out. ``effect``: what the runtime makes of ``bad`` and not
-    of ``good``: the operator in ``float``, ``other`` numbers, a refusal (``fails``), or nothing that a graph shows."""
+    """``bad`` breaks ``rule`` of ``target``, ``good`` follows its way out. ``effect``: what the runtime makes of ``bad`` and
+    not of ``good``: the operator in ``float``, ``other`` numbers, a refusal (``fails``), or nothing that a graph shows."""
 
     rule: str
     target: str
@@ -179,7 +190,11 @@ CASES = [
     ORT("signed-activation", bad=lambda: conv(*behind(RELU, "z_s")), good=lambda: conv(*behind(RELU, "z_low"))),
     ORT("residual-float", bad=lambda: skip(quantized=False), good=lambda: skip(quantized=True), effect=""),
     OV("residual-float", bad=lambda: skip(quantized=False), good=lambda: skip(quantized=True), effect=""),
-    OV("weight-zero-point", bad=lambda: conv(weight_zero=np.full(4, 3, np.int8)), good=lambda: conv(weight_zero=np.zeros(4, np.int8))),
+    OV(
+        "weight-zero-point",
+        bad=lambda: conv(weight_zero=np.full(4, 3, np.int8)),
+        good=lambda: conv(weight_zero=np.zeros(4, np.int8)),
+    ),
     OV("weight-axis", bad=lambda: conv(axis=1), good=conv),
     OV("no-int8-kernel", bad=lambda: transposed(U128), good=lambda: transposed(U0), names="transposed"),
     OV("no-int8-kernel", bad=sixteen, good=conv, names="wide"),

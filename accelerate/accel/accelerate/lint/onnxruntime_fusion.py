@@ -58,8 +58,8 @@ def float_output(graph: LintGraph) -> Iterator[Problem]:
 
 
 def float_weights(graph: LintGraph) -> Iterator[Problem]:
-    """A convolution that the file keeps in float between Q/DQ: the runtime's optimizer WeightBiasQuantization quantizes its weights
-    to INT8 by itself, with one scale (tried: 37 dB between result and file)."""
+    """A convolution that the file keeps in float between Q/DQ: the runtime's optimizer WeightBiasQuantization quantizes its
+    weights to INT8 by itself (tried: 37 dB between result and file)."""
     for each in weighted(graph):
         if each.node.op_type != "Conv" or each.data is None or each.weight is not None or not each.constant:
             continue
@@ -86,8 +86,8 @@ def signed_activation(graph: LintGraph) -> Iterator[Problem]:
             continue
         if not _holds(each, *_bounds(graph, before)):
             message = (
-                f"quantizes what {label(before)} ({before.op_type}) makes to INT8 around {_zero(each)}: numbers that never occur,"
-                " and the activation stays, with what is before it, in float"
+                f"quantizes what {label(before)} ({before.op_type}) makes to INT8 around {_zero(each)}: numbers that"
+                " never occur, and the activation stays, with what is before it, in float"
             )
             yield Problem(label(each.node), message, _UNSIGNED)
 
