@@ -1,4 +1,4 @@
-"""What a command is given by where it runs: a console, and the user's cache folder. Below the command line nothing looks there."""
+"""What a command gets from where it runs: a console, and the user's cache folder. Nothing below the command line looks."""
 
 from __future__ import annotations
 

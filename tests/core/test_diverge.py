@@ -115,6 +115,7 @@ def test_a_wrong_fusion_shows_only_where_a_value_is_looked_at_alone(tmp_path: Pa
     assert diverged(path, code=0, batch_size=1, backend="openvino")["first"] is None
 
 
+@pytest.mark.slow  # torch is imported in two processes, and its exporter runs
 def test_the_torch_module_of_a_recipe(tmp_path: Path) -> None:
     import torch
 

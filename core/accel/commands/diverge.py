@@ -127,9 +127,7 @@ def _record(answer: Divergence) -> dict[str, Any]:
 
 
 def _finite(step: Step) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not isfinite(value) else value for name, value in asdict(step).items()
-    }
+    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in asdict(step).items()}
 
 
 def _show(answer: Divergence, found: str, expected: str, out: Console) -> None:
