@@ -38,7 +38,7 @@ def test_values_have_the_names_of_their_nodes() -> None:
     torch.manual_seed(0)
     network = Network().eval()
     array: Any = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
-    found = node_values(network, {"x": array}, NODES)
+    found: Any = node_values(network, {"x": array}, NODES)
     assert list(found) == ["conv/Conv", "relu/Relu", "second/Conv", "relu/Relu_1", "fc/Add"]
     with torch.inference_mode():
         normed = network.bn(network.conv(torch.from_numpy(array)))
