@@ -78,5 +78,5 @@ def quantized(path: Path, folder: Path, backend: str, *, kept: tuple[str, ...] =
     folder.mkdir()
     profile: QuantizationProfile = replace(catalog.backend(backend).quantization, **changes)
     task: Any = _Noise()
-    step = QuantizeStaticOnnxRuntime(ignored_scope=IgnoredScope(names=list(kept)))
+    step = QuantizeStaticOnnxRuntime(ignored_scope=IgnoredScope(names=kept))
     return step(read(path), replace(Job.local(folder, task), profile=profile)).path

@@ -70,7 +70,7 @@ def product(operator: str = "Gemm", *, zero: bool = True, bias: bool = False, ax
 
 def transposed(zero: Any) -> Any:
     weights = np.random.default_rng(0).integers(-127, 128, (4, 6, 3, 3)).astype(np.int8)
-    settings = {"weights": weights, "weight_scales": np.full(6, 0.01, np.float32), "axis": 1}
+    settings: dict[str, Any] = {"weights": weights, "weight_scales": np.full(6, 0.01, np.float32), "axis": 1}
     return conv(zero=zero, operator="ConvTranspose", **settings)
 
 
