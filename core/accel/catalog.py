@@ -36,12 +36,16 @@ BACKENDS: Mapping[str, str] = {
 LINTS: Mapping[str, str] = {
     "tensorrt": "accel.accelerate.lint_tensorrt:lint",
     "tensorrt-rtx": "accel.accelerate.lint_tensorrt:lint_rtx",
+    "onnxruntime": "accel.accelerate.lint_cpu:lint_onnxruntime",
+    "openvino": "accel.accelerate.lint_cpu:lint_openvino",
 }
 """Target of ``accel lint`` to ``module:function``, which takes the path of an ONNX file and gives a list of findings."""
 
 LINT_RULES: Mapping[str, str] = {
     "tensorrt": "accel.accelerate.lint_tensorrt:rules",
     "tensorrt-rtx": "accel.accelerate.lint_tensorrt:rules_rtx",
+    "onnxruntime": "accel.accelerate.lint_cpu:rules_onnxruntime",
+    "openvino": "accel.accelerate.lint_cpu:rules_openvino",
 }
 """The same targets to ``module:function``, which gives name, severity and one line for each rule."""
 
