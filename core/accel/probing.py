@@ -1,7 +1,8 @@
-"""The child process of a probe: many candidates compiled side by side, each timed for one turn on request."""
+"""The child process of a probe: many candidates compiled side by side, each timed for one turn, or asked, on request."""
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Runner
 from accel.errors import MissingBackend
+from accel.feeding import in_batches
 from accel.model import OnnxModel, Target, signature_from
 from accel.timed_inputs import Sample
 from accel.worker import Emit
@@ -48,6 +50,7 @@ class Trials:
         self._folder = folder
         self._sample = sample
         self._candidates: list[_Candidate] = []
+        self._shipped: list[Path] = []
         self._deployed = 0
 
     def compile(self, path: str, signature: Mapping[str, Any], label: str) -> float:
@@ -59,6 +62,7 @@ class Trials:
         self._deployed += 1
         place = self._folder / f"shipped-{self._deployed}"
         place.mkdir()
+        self._shipped.append(place)
         shipped = self._backend.deploy(model, self._target, place, cache=self._folder)
         runner = self._backend.compile(shipped, self._target, self._folder)
         runner(inputs)
@@ -75,8 +79,21 @@ class Trials:
         taken = time_turn(lambda: chosen.runner(chosen.inputs), duration_s=duration_s, min_queries=1, discard=discard)
         return statistics.median(taken) / 1e6
 
+    def answer(self, candidate: int, inputs: str, outputs: str) -> None:
+        """What a candidate gives for the .npz ``inputs`` (names to arrays, any number of samples), as the .npz ``outputs``: ``0``,
+        ``1``... in the order of its signature."""
+        import numpy as np
+
+        runner = self._candidates[candidate].runner
+        self._emit({"doing": f"asking candidate {candidate + 1}"})
+        with np.load(inputs, allow_pickle=False) as given:
+            found = in_batches(runner, dict(given), runner.signature.inputs, self._target.batch)
+        np.savez(outputs, **{str(index): output for index, output in enumerate(found)})  # type: ignore[arg-type]
+
     def forget(self) -> None:
-        """Free every candidate; numbers start anew."""
+        """Free every candidate, and what was deployed for it; numbers start anew."""
         for candidate in self._candidates:
             candidate.runner.__exit__(None, None, None)
         self._candidates.clear()
+        while self._shipped:
+            shutil.rmtree(self._shipped.pop(), ignore_errors=True)
