@@ -126,8 +126,8 @@ class TorchModel:
 @dataclass(frozen=True, kw_only=True)
 class OnnxModel:
     """An ONNX file; or what a backend deploys in its place: OpenVINO an IR ``.xml`` beside its ``.bin``, TensorRT an
-    ``.engine`` beside its ``engine.json``. ``accuracy``: what ``accuracy_control`` found, as the report has it, for the step that
-    made the file."""
+    ``.engine`` beside its ``engine.json``. ``accuracy``: what the ``accuracy_control`` of the step that made the file found, as
+    the report has it."""
 
     path: Path
     signature: Signature

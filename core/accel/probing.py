@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,16 +79,18 @@ class Trials:
         taken = time_turn(lambda: chosen.runner(chosen.inputs), duration_s=duration_s, min_queries=1, discard=discard)
         return statistics.median(taken) / 1e6
 
-    def answer(self, candidate: int, inputs: str, outputs: str) -> None:
-        """What a candidate gives for the .npz ``inputs`` (names to arrays, any number of samples), as the .npz ``outputs``: ``0``,
-        ``1``... in the order of its signature."""
+    def answer(self, candidate: int, names: Sequence[str], inputs: str, outputs: str) -> None:
+        """Write what a candidate gives for the arrays in the .npz ``inputs``, any number of samples, to the .npz ``outputs``.
+
+        ``names``: of the inputs, in the order of the arrays (``arr_0``, ``arr_1``...); outputs are in the signature's order.
+        """
         import numpy as np
 
         runner = self._candidates[candidate].runner
         self._emit({"doing": f"asking candidate {candidate + 1}"})
         with np.load(inputs, allow_pickle=False) as given:
-            found = in_batches(runner, dict(given), runner.signature.inputs, self._target.batch)
-        np.savez(outputs, **{str(index): output for index, output in enumerate(found)})  # type: ignore[arg-type]
+            arrays = {name: given[f"arr_{index}"] for index, name in enumerate(names)}
+        np.savez(outputs, *in_batches(runner, arrays, runner.signature.inputs, self._target.batch))
 
     def forget(self) -> None:
         """Free every candidate, and what was deployed for it; numbers start anew."""

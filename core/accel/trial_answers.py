@@ -71,10 +71,10 @@ class Answers:
         if missing:
             raise DataFault(f"batches hold {', '.join(sorted(inputs))}, but the model takes {', '.join(missing)} too")
         given, found = place / "inputs.npz", place / "outputs.npz"
-        np.savez(given, **{name: inputs[name] for name in names})  # type: ignore[arg-type]
-        self._call("run on", "answer", candidate=0, inputs=str(given), outputs=str(found))
+        np.savez(given, *(inputs[name] for name in names))
+        self._call("run on", "answer", candidate=0, names=names, inputs=str(given), outputs=str(found))
         with np.load(found, allow_pickle=False) as outputs:
-            return [outputs[str(index)] for index in range(len(outputs.files))]
+            return [outputs[f"arr_{index}"] for index in range(len(outputs.files))]
 
     def _call(self, what: str, method: str, **arguments: Any) -> Any:
         if self._child is None:

@@ -1,9 +1,9 @@
 """How much accuracy quantization may cost, and what is done about it: ``accuracy_control`` of every static engine.
 
-The engine quantizes everything once. Then each layer's own harm is measured (it alone in INT8), the smallest set of layers that
-must stay in floating point is searched for, and of the sets that pass the fastest is taken. Every candidate is the file that
-would ship, compiled for the target and scored there, by the job's ``Probe.compiling``, on the selection data; validation data is
-never read. The engines know nothing of it: a candidate is made of the float file and of the Q/DQ that the engine wrote
+The engine quantizes everything once. Then each layer's own harm is measured (it alone in INT8), the smallest set of layers
+that must stay in floating point is searched for, and of the sets that pass the fastest is taken. Every candidate is the file
+that would ship, compiled for the target and scored there, by the job's ``Probe.compiling``, on the selection data; validation
+data is never read. The engines know nothing of it: a candidate is made of the float file and of the Q/DQ that the engine wrote
 (``accuracy.mixed_graph``), so calibration is done once, and an engine that is added later needs no support for it.
 
 Answers are kept by the job's ``memo``: a killed run resumes with them, and a run with another budget starts from them.
@@ -28,9 +28,9 @@ class AccuracyControl:
     is one point of top1), or as a share of the float model's value (``relative``).
 
     ``metric``: one of the task's, its first by default; without labels, agreement with the float model. ``ranking_metric``:
-    what a layer's own harm is measured by, the ``sqnr`` of the output on a few samples, or the ``metric`` on all of them (slower,
-    and blind where a layer alone changes no answer). ``max_iterations``: at most so many candidates are scored after the ranking;
-    ``timeout``: seconds for ranking, search and timing together; what there is then is the result.
+    what a layer's own harm is measured by, the ``sqnr`` of the output on a few samples, or the ``metric`` on all of them
+    (slower, and blind where a layer alone changes no answer). ``max_iterations``: at most so many candidates are scored after
+    the ranking; ``timeout``: seconds for ranking, search and timing together; what there is then is the result.
     """
 
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01

@@ -341,10 +341,10 @@ def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, tar
 
 
 def _controlled_metric(once: Any, index: int, made: Pass, task: ImageClassificationSettings | None) -> None:
-    """What ``accuracy_control`` judges by is one of the task's metrics. (Without labels it is none, which only the data tell.)"""
+    """What ``accuracy_control`` judges by is one of the task's metrics, or ``agreement``: whether there are labels, data tell."""
     control = getattr(made, "accuracy_control", None)
     metric = getattr(control, "metric", None)
-    if metric is not None and task is not None and metric not in task.metrics:
+    if metric not in (None, "agreement") and task is not None and metric not in task.metrics:
         near = suggestion(metric, list(task.metrics)) or f"; allowed: {', '.join(task.metrics)}"
         once(("passes", index, "accuracy_control", "metric"), f"the task has no metric {shown(metric)}{near}")
 

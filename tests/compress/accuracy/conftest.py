@@ -119,8 +119,8 @@ class Task:
 
 
 class SessionProbe:
-    """Compiles in this process, on ONNX Runtime. ``refuses``: of the nodes that read float weights, whether that candidate cannot
-    be compiled; ``ms``: of the same, its latency."""
+    """Compiles in this process, on ONNX Runtime. ``refuses``: of the nodes that read float weights, whether that candidate
+    cannot be compiled; ``ms``: of the same, its latency."""
 
     precision: NumberFormat = "int8"
     identity: Mapping[str, Any] = {"target": "this process"}

@@ -197,7 +197,7 @@ def test_a_candidate_that_does_not_run_does_not_pass(run: Run, make_probe: type[
 def test_where_no_candidate_runs_that_is_said(run: Run, make_probe: type[SessionProbe]) -> None:
     with pytest.raises(PassFault, match="no candidate runs on the target: the candidate cannot be compiled for npu"):
         run(probe=make_probe(refuses=lambda nodes: len(nodes) < 5))
-    with pytest.raises(PassFault, match="^the candidate cannot be compiled for npu: no kernel"):
+    with pytest.raises(PassFault, match=r"^the candidate cannot be compiled for npu: no kernel"):
         run(probe=make_probe(refuses=lambda nodes: True), folder="not even the float model")
 
 
@@ -206,7 +206,7 @@ def test_what_is_missing_or_misspelt_is_said(run: Run, breakable_module: TorchMo
         run(probe=None, folder="a")
     with pytest.raises(PassFault, match="no metric is called 'top2' here; allowed: top1, closeness"):
         run(AccuracyControl(metric="top2"), folder="b")
-    with pytest.raises(PassFault, match="allowed: agreement, since data.selection has no labels"):
+    with pytest.raises(PassFault, match=r"allowed: agreement, since data\.selection has no labels"):
         run(AccuracyControl(metric="top1"), task=make_task(breakable_module, labelled=False), folder="c")
 
     _, found = run(task=make_task(breakable_module, splits=("calibration",)), folder="d")

@@ -34,7 +34,7 @@ def kept(report: Report) -> str:
 def _part(number_: int, target: str, found: AccuracyOutcome) -> str:
     drawn = found.layers[:MOST]
     first = [layer for index, layer in enumerate(drawn) if layer.kept or index < VISIBLE]
-    rest = [layer for layer in drawn if layer not in first]
+    rest = [layer for index, layer in enumerate(drawn) if not layer.kept and index >= VISIBLE]
     parts = [f"<p>{shown(summary(found), 600)}</p>"]
     if first:
         parts.append(_table(f"kept-{number_}", f"{short(target)}: kept back, and most harmful", first, found))

@@ -29,6 +29,9 @@ RANKING_SHARE = 0.5
 TIMED = 4
 """At most so many sets that pass are timed against each other, those that keep fewest layers back."""
 
+TIMED_S = 1.0
+"""What a probe times each for, about, besides compiling it."""
+
 NOISE = 0.02
 """Of a latency: between two that differ by less, the set that keeps fewer layers back is taken."""
 
@@ -145,10 +148,10 @@ class _Run:
         return 0, -inf if loss is None else -loss
 
     def _fastest(self, model: OnnxModel, passing: Sequence[Kept]) -> Kept:
-        """Of the sets that pass, in the order of what they keep back. They are timed beside the float model, if time is left."""
+        """Of the sets that pass, ``passing``, the least kept back first. Timed beside the float model, if time is left."""
         if len(passing) == 1 and not passing[0]:
             return passing[0]  # everything is in INT8: the run itself tells how fast that is
-        if self._budget.elapsed_s + (len(passing) + 2) * (self._budget.longest_s + 1.0) > self._settings.timeout:
+        if self._budget.elapsed_s + (len(passing) + 2) * (self._budget.longest_s + TIMED_S) > self._settings.timeout:
             return passing[0]
         sets = list(dict.fromkeys((_NOTHING, *passing)))
         key = {
@@ -251,14 +254,17 @@ def told(outcome: AccuracyOutcome) -> list[str]:
     notes = [f"{'' if outcome.passed else 'warning: '}accuracy_control: {found}; {verdict}"]
     if outcome.stopped is not None:
         notes.append(
-            f"accuracy_control: stopped by {outcome.stopped} after {len(outcome.tried)} candidates; a higher one may find better"
+            f"accuracy_control: stopped by {outcome.stopped} after {len(outcome.tried)} candidates; with a higher one it may find"
+            " better"
         )
     notes += [f"{layer.layer} kept in floating point by accuracy_control: {harm(layer)}" for layer in kept]
-    fastest = [tried for tried in outcome.tried if tried.latency_ms is not None and tried.kept == sorted(x.layer for x in kept)]
-    if outcome.float_ms is not None and fastest and fastest[0].latency_ms is not None:
+    names = sorted(layer.layer for layer in kept)
+    found_ms = next((tried.latency_ms for tried in outcome.tried if tried.kept == names), None)
+    if outcome.float_ms is not None and found_ms is not None:
+        slower = ", which is faster: INT8 does not pay here" if found_ms >= outcome.float_ms else ""
         notes.append(
-            f"accuracy_control: {fastest[0].latency_ms:.4g} ms with these layers kept back, {outcome.float_ms:.4g} ms with all in "
-            f"floating point{', which is faster: INT8 does not pay here' if fastest[0].latency_ms >= outcome.float_ms else ''}"
+            f"accuracy_control: {found_ms:.4g} ms with these layers kept back, {outcome.float_ms:.4g} ms with all in floating"
+            f" point{slower}"
         )
     return notes
 

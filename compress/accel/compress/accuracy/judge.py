@@ -37,8 +37,8 @@ REMEMBERED = 1 << 24
 
 @dataclass(frozen=True)
 class Scored:
-    """``value``: of the metric; ``sqnr_db``: of the first output, infinite where it is the same. None where they are no numbers;
-    ``failed``: why the candidate cannot be run."""
+    """``value``: of the metric; ``sqnr_db``: of the first output, infinite where it is the same. None where they are no
+    numbers; ``failed``: why the candidate cannot be run."""
 
     value: float | None
     sqnr_db: float | None
@@ -95,7 +95,8 @@ class Judge:
         if self.metric not in metrics:
             why = "" if self._labelled else f", since data.{self.split} has no labels"
             raise PassFault(
-                f"quantize: accuracy_control.metric: no metric is called {self.metric!r} here; allowed: {', '.join(metrics)}{why}"
+                f"quantize: accuracy_control.metric: no metric is called {self.metric!r} here; allowed: {', '.join(metrics)}"
+                f"{why}"
             )
         value, self.higher_is_better = metrics[self.metric]
         if value is None:

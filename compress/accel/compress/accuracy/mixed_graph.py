@@ -1,9 +1,9 @@
 """A quantized file of which some layers stay in floating point, made of the float graph and of what the quantizer wrote.
 
-Reading a rounded value is what harms a layer, so a layer owns the Q/DQ pairs of its inputs and the quantized form of its weights
-and bias, not the pair of its output, which belongs to those that read it. A layer in floating point reads what the float graph
-has it read: the tensor before its pair, its own float weights. (``nodes_to_exclude`` of onnxruntime.quantization is weaker: such
-a node reads the rounded tensor all the same where a neighbour is quantized.)
+Reading a rounded value is what harms a layer, so a layer owns the Q/DQ pairs of its inputs and the quantized form of its
+weights and bias, not the pair of its output, which belongs to those that read it. A layer in floating point reads what the
+float graph has it read: the tensor before its pair, its own float weights. (``nodes_to_exclude`` of onnxruntime.quantization
+is weaker: such a node reads the rounded tensor all the same where a neighbour is quantized.)
 
 A candidate is the float graph with the pairs put in for the layers that are in INT8: so a node that the quantizer took away,
 because rounding does its work (a Relu before an unsigned pair), is there again wherever its reader is not rounded.
@@ -11,18 +11,15 @@ because rounding does its work (a Relu before an unsigned pair), is there again 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
+from onnx.numpy_helper import to_array
 
-from accel.compress.onnx_writing import unique
+from accel.compress.accuracy.transplant import Transplant, absorb_, makers
 from accel.compress.quantized_graph import WEIGHTED, sort_nodes_, tidy_
 from accel.errors import PassFault
-from accel.onnx_graph import graphs
-
-Node = onnx.NodeProto
 
 ABSORBED = ("Relu", "Clip")
 """What a quantizer may take away: an unsigned pair clips by itself."""
@@ -42,23 +39,23 @@ class Layer:
 class MixedGraph:
     """``source`` and ``quantized`` are the same network before and after a quantizer; neither is changed.
 
-    Raises PassFault where the quantizer did more than put Q/DQ in and take Relu or Clip out: what it changed in the float network
-    (SmoothQuant's scales) is not known here.
+    Raises PassFault where the quantizer did more than put Q/DQ in and take Relu or Clip out: what it changed in the float
+    network (SmoothQuant's scales) is not known here.
     """
 
     def __init__(self, source: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         self._source = source
         self._quantized = quantized
-        self._makers = _makers(quantized.graph)
+        self._makers = makers(quantized.graph)
         self._weights = {weight.name: weight for weight in quantized.graph.initializer}
         self._source_weights = {weight.name: weight for weight in source.graph.initializer}
-        self._source_makers = _makers(source.graph)
+        self._source_makers = makers(source.graph)
         twins = {node.name: node for node in quantized.graph.node if node.op_type not in _QDQ}
         self._require_same_nodes(twins)
         self._absorbed = [node.name for node in source.graph.node if node.op_type in ABSORBED and node.name not in twins]
-        self._pairs: dict[str, dict[int, list[Node]]] = {}
+        self._pairs: dict[str, dict[int, list[onnx.NodeProto]]] = {}
         """Node to input to the Q/DQ nodes that it is read through."""
-        self._constants: dict[str, dict[int, list[Node] | str]] = {}
+        self._constants: dict[str, dict[int, list[onnx.NodeProto] | str]] = {}
         """Node to input to the nodes that make its weights, or to a constant that replaces the float graph's."""
         for node in source.graph.node:
             if node.name in twins:
@@ -79,7 +76,7 @@ class MixedGraph:
         floating = set(kept).union(*(self._above[name] for name in kept))
         model = onnx.ModelProto()
         model.CopyFrom(self._source)
-        made = _Transplant(model, self._weights)
+        made = Transplant(model, self._weights)
         for value, (maker, chain) in self._outputs.items():
             if maker not in floating:
                 made.behind_(value, chain)
@@ -91,14 +88,14 @@ class MixedGraph:
             for index, constant in self._constants.get(node.name, {}).items():
                 node.input[index] = made.weight(constant) if isinstance(constant, str) else made.copied(constant)
         made.finish_()
-        _absorb_(model, self._absorbed)
+        absorb_(model, self._absorbed)
         sort_nodes_(model)
         tidy_(model, self._source)
         return model
 
     # -- what the quantizer did -----------------------------------------------------------------------------------------
 
-    def _require_same_nodes(self, twins: Mapping[str, Node]) -> None:
+    def _require_same_nodes(self, twins: Mapping[str, onnx.NodeProto]) -> None:
         known = {node.name: node for node in self._source.graph.node}
         for name, node in twins.items():
             if node.op_type == "Constant":
@@ -106,14 +103,14 @@ class MixedGraph:
             mine = known.get(name)
             if mine is None or mine.op_type != node.op_type or len(mine.input) != len(node.input):
                 raise PassFault(
-                    f"accuracy_control: the quantizer changed the network itself (node {name!r}, {node.op_type}), so that single "
-                    "layers cannot be put back; switch off what does that, or leave accuracy_control out"
+                    f"accuracy_control: the quantizer changed the network itself (node {name!r}, {node.op_type}), so that"
+                    " single layers cannot be put back; switch off what does that, or leave accuracy_control out"
                 )
         for name, node in known.items():
             if name not in twins and node.op_type not in (*ABSORBED, "Constant"):
                 raise PassFault(
-                    f"accuracy_control: the quantizer took the node {name!r} ({node.op_type}) away, so that single layers cannot "
-                    "be put back; leave accuracy_control out"
+                    f"accuracy_control: the quantizer took the node {name!r} ({node.op_type}) away, so that single layers"
+                    " cannot be put back; leave accuracy_control out"
                 )
         versions = [
             {entry.domain: entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
@@ -121,10 +118,11 @@ class MixedGraph:
         ]
         if versions[0] != versions[1]:
             raise PassFault(
-                f"accuracy_control: the quantizer changed the opset ({versions[0]} to {versions[1]}); export the model with that one"
+                f"accuracy_control: the quantizer changed the opset ({versions[0]} to {versions[1]}); export the model with"
+                " that one"
             )
 
-    def _compare(self, node: Node, twin: Node) -> None:
+    def _compare(self, node: onnx.NodeProto, twin: Node) -> None:
         for index, (mine, theirs) in enumerate(zip(node.input, twin.input, strict=True)):
             chain = self._chain(theirs)
             if chain:
@@ -134,13 +132,18 @@ class MixedGraph:
                     self._constants.setdefault(node.name, {})[index] = chain
                 else:
                     self._pairs.setdefault(node.name, {})[index] = chain
-            elif theirs in self._weights and mine in self._source_weights:
-                if self._weights[theirs].SerializeToString() != self._source_weights[mine].SerializeToString():
-                    self._constants.setdefault(node.name, {})[index] = theirs  # a corrected bias
+            elif self._replaced(mine, theirs):
+                self._constants.setdefault(node.name, {})[index] = theirs
 
-    def _chain(self, value: str) -> list[Node]:
+    def _replaced(self, mine: str, theirs: str) -> bool:
+        """Whether a stored tensor has other values now: a bias that the quantizer corrected."""
+        if theirs not in self._weights or mine not in self._source_weights:
+            return False
+        return bool(to_array(self._weights[theirs]).tobytes() != to_array(self._source_weights[mine]).tobytes())
+
+    def _chain(self, value: str) -> list[onnx.NodeProto]:
         """The Q/DQ nodes that make ``value`` of a float tensor or a stored one, in order; empty where none does."""
-        chain: list[Node] = []
+        chain: list[onnx.NodeProto] = []
         while (maker := self._makers.get(value)) is not None and (
             maker.op_type in _QDQ or (chain and maker.op_type == "Constant")
         ):
@@ -150,7 +153,7 @@ class MixedGraph:
             value = maker.input[0]
         return chain
 
-    def _output_pairs(self) -> dict[str, tuple[str, list[Node]]]:
+    def _output_pairs(self) -> dict[str, tuple[str, list[onnx.NodeProto]]]:
         """Graph output to the node that makes it and the Q/DQ behind that."""
         found = {}
         for output in self._source.graph.output:
@@ -174,7 +177,7 @@ class MixedGraph:
         above |= {node.name: frozenset() for node in quantized if node.name not in covered}
         return above
 
-    def _is_layer(self, node: Node) -> bool:
+    def _is_layer(self, node: onnx.NodeProto) -> bool:
         if node.op_type in WEIGHTED or len(self._activations(node)) > 1:
             return True
         return node.op_type not in _ARITHMETIC and self._has_quantized_weights(node.name)
@@ -182,14 +185,14 @@ class MixedGraph:
     def _has_quantized_weights(self, name: str) -> bool:
         return any(not isinstance(constant, str) for constant in self._constants.get(name, {}).values())
 
-    def _activations(self, node: Node) -> list[str]:
+    def _activations(self, node: onnx.NodeProto) -> list[str]:
         return [value for value in node.input if value and not self._is_constant(value)]
 
     def _is_constant(self, value: str) -> bool:
         maker = self._source_makers.get(value)
         return value in self._source_weights or (maker is not None and maker.op_type == "Constant")
 
-    def _between(self, layer: Node, barriers: Collection[str]) -> frozenset[str]:
+    def _between(self, layer: onnx.NodeProto, barriers: Collection[str]) -> frozenset[str]:
         found: set[str] = set()
         pending = list(self._activations(layer))
         while pending:
@@ -198,105 +201,3 @@ class MixedGraph:
                 found.add(maker.name)
                 pending += self._activations(maker)
         return frozenset(found)
-
-
-class _Transplant:
-    """Copies nodes and weights of a quantized graph into a float one, under names that are free there."""
-
-    def __init__(self, model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> None:
-        self._graph = model.graph
-        self._weights = weights
-        self._values = set(_values(model.graph))
-        self._names = {node.name for graph in graphs(model.graph) for node in graph.node}
-        self._copied: dict[tuple[str, str], str] = {}
-        self._added: list[Node] = []
-
-    def weight(self, name: str) -> str:
-        """A stored tensor; gives its name here."""
-        key = ("", name)
-        if key not in self._copied:
-            stored = self._graph.initializer.add()
-            stored.CopyFrom(self._weights[name])
-            stored.name = self._copied[key] = self._free(name)
-        return self._copied[key]
-
-    def copied(self, chain: Sequence[Node], start: str | None = None) -> str:
-        """The nodes of ``chain`` on the tensor ``start``, or on their own stored one; gives the value that they end with."""
-        value = start
-        for node in chain:
-            key = (value or "", node.output[0])
-            if key not in self._copied:
-                copy = Node()
-                copy.CopyFrom(node)
-                copy.name = unique(node.name or node.op_type, self._names)
-                self._names.add(copy.name)
-                for index, given in enumerate(node.input):
-                    if index == 0 and value is not None:
-                        copy.input[0] = value
-                    elif given:
-                        copy.input[index] = self.weight(given)
-                copy.output[0] = self._copied[key] = self._free(node.output[0])
-                self._added.append(copy)
-            value = self._copied[key]
-        assert value is not None
-        return value
-
-    def behind_(self, output: str, chain: Sequence[Node]) -> None:
-        """Put ``chain`` between the node that makes a graph's ``output`` and the output itself."""
-        before = self._free(output)
-        for node in self._graph.node:
-            for values in (node.input, node.output):
-                for index, value in enumerate(values):
-                    if value == output:
-                        values[index] = before
-        end = self.copied(chain, before)
-        for node in self._added:
-            if node.output[0] == end:
-                node.output[0] = output
-        for key, value in self._copied.items():
-            if value == end:
-                self._copied[key] = output
-
-    def finish_(self) -> None:
-        self._graph.node.extend(self._added)
-
-    def _free(self, name: str) -> str:
-        found = unique(name, self._values)
-        self._values.add(found)
-        return found
-
-
-def _absorb_(model: onnx.ModelProto, names: Collection[str]) -> None:
-    """Take the nodes ``names`` out again where they are read by nothing but a Q/DQ pair, as the quantizer had it."""
-    graph = model.graph
-    ends = {output.name for output in graph.output}
-    readers = Counter(value for each in graphs(graph) for node in each.node for value in node.input)
-    rounded = Counter(node.input[0] for node in graph.node if node.op_type == "QuantizeLinear")
-    makers = _makers(graph)
-    gone = []
-    for node in graph.node:
-        if node.name not in names:
-            continue
-        before, after = node.input[0], node.output[0]
-        maker = makers.get(before)
-        if maker is None or before in ends or after in ends or readers[before] != 1:
-            continue
-        if readers[after] and readers[after] == rounded[after]:
-            place = list(maker.output).index(before)
-            maker.output[place] = after
-            makers[after] = maker
-            gone.append(node)
-    for node in gone:
-        graph.node.remove(node)
-
-
-def _makers(graph: onnx.GraphProto) -> dict[str, Node]:
-    return {value: node for node in graph.node for value in node.output if value}
-
-
-def _values(graph: onnx.GraphProto) -> Iterator[str]:
-    for each in graphs(graph):
-        for node in each.node:
-            yield from node.input
-            yield from node.output
-        yield from (value.name for value in (*each.input, *each.output, *each.initializer))

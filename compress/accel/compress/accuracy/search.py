@@ -2,8 +2,8 @@
 
 The layers come ranked, the most harmful first. The shortest front part of the ranking that passes is found by doubling and
 halving; then layers are given back to INT8, the least harmful first and in groups, as long as the rest still passes: what is
-left is the smallest set as far as keeping one more layer never makes a network worse. About ``2 log n`` candidates, and ``log n``
-more for each layer kept. (NNCF's accuracy control reverts one layer after the other by rank, and gives none back.)
+left is the smallest set as far as keeping one more layer never makes a network worse. About ``2 log n`` candidates, and
+``log n`` more for each layer kept. (NNCF's accuracy control reverts one layer after the other by rank, and gives none back.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Stopped = Literal["timeout", "max_iterations"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate. ``loss``: how much worse than the float model, None where it is worth nothing; ``passed``: within budget."""
+    """One candidate. ``loss``: how much worse than the float model, None where it is worth nothing; ``passed``: it is within
+    the budget."""
 
     kept: Kept
     loss: float | None
