@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from accel.accuracy_outcome import AccuracyOutcome, LayerHarm, TriedSet
-from accel.benchmarks import kept_layers
+from accel.benchmarks import figures
 from accel.benchmarks.control_gates import control_gates
 from accel.benchmarks.gates import exit_code
 from accel.benchmarks.html import kept, page
@@ -87,7 +87,7 @@ def test_the_table_lists_what_was_kept_back_with_its_harm(report: Report) -> Non
     text = render(having(report, outcome()))
     part = text[text.index("## Layers kept in floating point") :]
     assert "top-1 on selection data is 90.00 % in floating point, 50.00 % with every layer in INT8, 89.30 % in the" in part
-    assert "| stem/Conv | Conv | 3.2 dB | n/a | floating point |".replace("n/a", kept_layers.figures.NONE) in part
+    assert f"| stem/Conv | Conv | 3.2 dB | {figures.NONE} | floating point |" in part
     for layer, told in (("head/Conv", "40.5 dB"), ("pool", "no difference"), ("odd", "does not run")):
         assert f"| {layer} | " in part and f" | {told} | " in part
     assert part.index("stem/Conv") < part.index("<details>") < part.index("head/Conv"), "what is in INT8 is folded away"

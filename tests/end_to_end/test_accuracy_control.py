@@ -158,7 +158,7 @@ def test_the_renderings_list_what_was_kept_back_and_why(done: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_asks_nothing_again_and_an_impossible_budget_is_the_best_effort(done: Project, tmp_path: Path) -> None:
+def test_an_impossible_budget_ends_as_the_best_effort_inside_its_time(done: Project, tmp_path: Path) -> None:
     shutil.copytree(done.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("out"))
     project = type(done)(tmp_path / "copy")
     ended = project.accel(
