@@ -40,7 +40,7 @@ class TriedSet(Entry):
 
 
 class AccuracyOutcome(Entry):
-    """``passed``: the result keeps the budget on ``split``; else it is the best effort, what came closest of all that was tried.
+    """``passed``: the result keeps the budget on ``split``; else it is the best effort, the closest of what was tried.
 
     ``metric``: the task's, or ``agreement`` with the float model where there are no labels; ``reference``: its value for the
     float model on the same target; ``value``: of the result. ``max_drop``, ``drop_type``: the budget. ``tried``: in order, the

@@ -298,7 +298,7 @@ def test_candidates_answer_from_the_target_any_number_of_samples_at_a_time(
             with compiled(file) as predict:
                 (found,) = predict({"x": images, "labels": np.zeros(10)})
                 assert found.shape == (10, 4, 22, 22)
-                np.testing.assert_allclose(found, run_here(file, images), rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(np.asarray(found, np.float32), run_here(file, images), rtol=1e-3, atol=1e-4)
                 with pytest.raises(DataFault, match="batches hold y, but the model takes x too"):
                     predict({"y": images})
         (child,) = [path for path in next(tmp_path.iterdir()).iterdir() if path.name.startswith("child-")]

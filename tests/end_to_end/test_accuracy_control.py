@@ -162,7 +162,11 @@ def test_an_impossible_budget_ends_as_the_best_effort_inside_its_time(done: Proj
     shutil.copytree(done.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("out"))
     project = type(done)(tmp_path / "copy")
     ended = project.accel(
-        "optimize", "recipe.yaml", "--no-benchmark", f"passes.2.accuracy_control={IMPOSSIBLE}", "targets=[{backend: onnxruntime}]"
+        "optimize",
+        "recipe.yaml",
+        "--no-benchmark",
+        f"passes.2.accuracy_control={IMPOSSIBLE}",
+        "targets=[{backend: onnxruntime}]",
     )
     assert ended.returncode == 11, ended.stderr
     (found,) = outcomes(project).values()

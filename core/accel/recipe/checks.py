@@ -341,7 +341,7 @@ def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, tar
 
 
 def _controlled_metric(once: Any, index: int, made: Pass, task: ImageClassificationSettings | None) -> None:
-    """What ``accuracy_control`` judges by is one of the task's metrics, or ``agreement``: whether there are labels, data tell."""
+    """What ``accuracy_control`` judges by is one of the task's metrics, or ``agreement`` (which needs no labels)."""
     control = getattr(made, "accuracy_control", None)
     metric = getattr(control, "metric", None)
     if metric not in (None, "agreement") and task is not None and metric not in task.metrics:

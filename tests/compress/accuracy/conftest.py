@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from accel.compress.export_onnx import ExportOnnx
-from accel.contracts import Batch, Job, NumberFormat, Predict, QuantizationProfile, Score, Split
+from accel.contracts import Batch, Job, NumberFormat, Predict, Score, Split
 from accel.errors import PassFault
 from accel.model import Model, OnnxModel, Signature, TensorSpec, TorchModel
 

@@ -1,4 +1,4 @@
-"""A file between two: nothing kept back is the engine's own, everything is the float one, and in between each layer is alone."""
+"""A file between two: nothing kept back is the engine's own, everything is the float one, in between each layer is alone."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_layer_kept_back_reads_what_the_float_network_has_it_read(
     closer = np.linalg.norm(run(mixed) - run(source))
     alone = graph.with_float([other for other in LAYERS if other != name])
     assert read_through_pairs(alone) & set(LAYERS) == {name}
-    assert 0 < np.linalg.norm(run(alone) - run(source)) and closer > 0
+    assert np.linalg.norm(run(alone) - run(source)) > 0 and closer > 0
 
 
 def test_a_relu_that_rounding_stood_for_is_there_again_where_its_reader_is_in_floating_point(

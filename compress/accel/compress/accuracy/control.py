@@ -254,7 +254,7 @@ def told(outcome: AccuracyOutcome) -> list[str]:
     notes = [f"{'' if outcome.passed else 'warning: '}accuracy_control: {found}; {verdict}"]
     if outcome.stopped is not None:
         notes.append(
-            f"accuracy_control: stopped by {outcome.stopped} after {len(outcome.tried)} candidates; with a higher one it may find"
+            f"accuracy_control: stopped by {outcome.stopped} after {len(outcome.tried)} candidates; a higher one may find"
             " better"
         )
     notes += [f"{layer.layer} kept in floating point by accuracy_control: {harm(layer)}" for layer in kept]

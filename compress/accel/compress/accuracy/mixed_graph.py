@@ -122,7 +122,7 @@ class MixedGraph:
                 " that one"
             )
 
-    def _compare(self, node: onnx.NodeProto, twin: Node) -> None:
+    def _compare(self, node: onnx.NodeProto, twin: onnx.NodeProto) -> None:
         for index, (mine, theirs) in enumerate(zip(node.input, twin.input, strict=True)):
             chain = self._chain(theirs)
             if chain:
