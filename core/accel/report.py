@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from accel.accuracy_outcome import AccuracyOutcome
 from accel.entry import Entry
 from accel.errors import UsageError
 from accel.machine import Conditions, Environment, Peaks
@@ -250,7 +251,10 @@ class Row(Entry):
 
 
 class StepRecord(Entry):
-    """One step of one target. ``key`` names it in the store; ``cached`` says that it was not run again."""
+    """One step of one target. ``key`` names it in the store; ``cached`` says that it was not run again.
+
+    ``accuracy``: what ``accuracy_control`` found, for a step that has it.
+    """
 
     target: str
     name: str
@@ -259,6 +263,7 @@ class StepRecord(Entry):
     seconds: float
     cached: bool
     notes: list[str] = Field(default_factory=list)
+    accuracy: AccuracyOutcome | None = None
 
 
 class Noise(Entry):

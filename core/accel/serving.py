@@ -19,7 +19,7 @@ from accel.benchmarks.pinning import pin
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Concurrent, ProfilesLayers, Runner, TakesStreams, TimedOnDevice
 from accel.errors import MissingBackend
-from accel.feeding import in_float16
+from accel.feeding import in_batches
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, signature_from
 from accel.timed_inputs import Sample
@@ -208,20 +208,9 @@ class Session:
         return [None] * len(indices) if task is None else list(task.thumbnails("validation", indices))
 
     def _in_batches(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Outputs for any number of samples, also where the runner takes a fixed one: what is scored is what is timed."""
-        import numpy as np
-
-        runner, size = self._ready, self._target.batch
-        inputs = in_float16(inputs, runner.signature.inputs)
-        samples = len(next(iter(inputs.values())))
-        if size is None:
-            return [np.array(output, copy=True) for output in runner(inputs)]
-        parts: list[list[Array]] = []
-        for first in range(0, samples, size):
-            real = min(size, samples - first)
-            piece = {name: np.resize(array[first : first + real], (size, *array.shape[1:])) for name, array in inputs.items()}
-            parts.append([np.array(output[:real], copy=True) for output in runner(piece)])
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        """Outputs for any number of samples, also where the runner takes a fixed one."""
+        runner = self._ready
+        return in_batches(runner, inputs, runner.signature.inputs, self._target.batch)
 
     def warm_up(self, queries: int) -> None:
         """Run ``queries`` inferences that nobody times."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accel.benchmarks import figures, markdown_findings
+from accel.benchmarks.kept_layers import kept_layers
 from accel.benchmarks.markdown_blocks import ROOMS, Room, Shown, bullets, folded, marker, table
 from accel.benchmarks.markdown_method import deployment, measured, steps
 from accel.benchmarks.untrusted import markdown
@@ -45,6 +46,7 @@ def _document(report: Report, room: Room) -> str:
     parts += markdown_findings.unstable(report, room, shown)
     parts += markdown_findings.points(report, room, shown)
     parts += markdown_findings.roofline(report, room, shown)
+    parts += kept_layers(report, room, shown)
     parts += measured(report, room, shown)
     parts += steps(report, room, shown)
     notes = report.notes + [f"{row.name}: {note}" for row in report.rows for note in row.notes]

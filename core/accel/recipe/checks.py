@@ -272,7 +272,9 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
             _baseline(once, index, entry, made, first)
-            _probe_target(once, index, made, target, sections.get("targets") or ())
+            if expected is not None:  # else the target takes the model as it was before this pass
+                _probe_target(once, index, made, target, sections.get("targets") or ())
+            _controlled_metric(once, index, made, sections.get("task"))
             accepted = takes(type(made))
             if kind is not None and kind not in accepted:
                 once(("passes", index), f"{leaf.type} takes {_article(accepted)}, but {_gave(last, kind)}; {_way(kind)}")
@@ -336,6 +338,15 @@ def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, tar
     if kind_for_backend(measured.backend) == "TorchModel":
         found = f"candidates are timed as ONNX files, and {measured.name} ({measured.backend}) runs none"
         once(("passes", index), f"{found}; name another target: `constraint: {{latency_ms: ..., target: NAME}}`")
+
+
+def _controlled_metric(once: Any, index: int, made: Pass, task: ImageClassificationSettings | None) -> None:
+    """What ``accuracy_control`` judges by is one of the task's metrics, or ``agreement`` (which needs no labels)."""
+    control = getattr(made, "accuracy_control", None)
+    metric = getattr(control, "metric", None)
+    if metric not in (None, "agreement") and task is not None and metric not in task.metrics:
+        near = suggestion(metric, list(task.metrics)) or f"; allowed: {', '.join(task.metrics)}"
+        once(("passes", index, "accuracy_control", "metric"), f"the task has no metric {shown(metric)}{near}")
 
 
 def _needs(once: Any, index: int, leaf: Leaf, needs: frozenset[str], settings: DataSettings | None) -> None:
