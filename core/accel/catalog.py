@@ -47,6 +47,8 @@ LINT_RULES: Mapping[str, str] = {
 
 TASKS: Mapping[str, str] = {
     "image_classification": "accel.tasks.image_classification:ImageClassification",
+    "text_classification": "accel.tasks.text_task:TextTask",
+    "embedding": "accel.tasks.text_task:TextTask",
 }
 
 
