@@ -24,6 +24,9 @@ PASSES: Mapping[str, str] = {
     "cast": "accel.compress.cast:Cast",
     "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",
     "quantize/static/nncf": "accel.compress.quantize_nncf:QuantizeStaticNncf",
+    "quantize/dynamic/onnxruntime": "accel.compress.quantize_dynamic:QuantizeDynamic",
+    "quantize/weight_only/onnxruntime": "accel.compress.quantize_weight_only:QuantizeWeightOnlyOnnxRuntime",
+    "quantize/weight_only/nncf": "accel.compress.quantize_weight_only:QuantizeWeightOnlyNncf",
 }
 
 BACKENDS: Mapping[str, str] = {

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
-from accel.compress.product_weights import Tally, constant_products, products_from_gemms_, tables, tables_by_row_
+from accel.compress.product_weights import (
+    Tally,
+    constant_products,
+    products_from_gemms_,
+    require_any,
+    tables,
+    tables_by_row_,
+)
 from accel.compress.qdq_onnxruntime import integer_products
 from accel.compress.quantized_graph import refuse_symmetric, require_float, sort_nodes_, tidy_
 from accel.contracts import Job
-from accel.errors import PassFault
 from accel.model import OnnxModel
 
 _SUFFIX = "_quant"  # of what the library calls its integer products
@@ -28,11 +34,7 @@ def quantize(model: OnnxModel, job: Job, scope: IgnoredScope) -> OnnxModel:
     tally = Tally()
     products = constant_products(source, ignored, tally)
     found = tables(source, ignored, tally)
-    if not products and not found:
-        raise PassFault(
-            "quantize changed nothing: there is no product with a constant float32 matrix and no embedding table outside"
-            " ignored_scope; for convolutions set approach: static"
-        )
+    require_any(products, found)
     if products:
         with tempfile.TemporaryDirectory(dir=job.folder) as folder:
             quantized = integer_products(source, Path(folder), products)

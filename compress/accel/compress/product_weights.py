@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from accel.compress.onnx_writing import unique
+from accel.errors import PassFault
 from accel.onnx_graph import graphs
 
 LEAST_ROWS = 16
@@ -107,6 +108,15 @@ def _unfit(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto], ignore
     if len(weight.dims) != 2 or weight.data_type != onnx.TensorProto.FLOAT:
         return "its constant is no float32 matrix"
     return None
+
+
+def require_any(products: Collection[str], found: Collection[str]) -> None:
+    """PassFault where there is neither a product nor a table to quantize."""
+    if not products and not found:
+        raise PassFault(
+            "quantize changed nothing: there is no product with a constant float32 matrix and no embedding table outside"
+            " ignored_scope; for convolutions set approach: static"
+        )
 
 
 def tables(model: onnx.ModelProto, ignored: Collection[str], tally: Tally) -> dict[str, list[onnx.NodeProto]]:
