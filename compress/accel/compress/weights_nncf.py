@@ -31,6 +31,7 @@ def quantize(
     require_float(source)
     name_all_nodes_(source)
     ignored = set(resolve(scope, source.graph))
+    convolutions = {node.name for node in source.graph.node if node.op_type in ("Conv", "ConvTranspose")}
     products_from_gemms_(source)
     tally = Tally()
     products = constant_products(source, ignored, tally)
@@ -40,7 +41,7 @@ def quantize(
         found = {}
     require_any(products, found)
     samples = calibration_samples(job, model.signature, calibration.num_samples) if weights.algorithm != "rtn" else None
-    quantized = compressed(source, weights, sorted(ignored), samples if weights.algorithm == "awq" else None)
+    quantized = compressed(source, weights, sorted(ignored | convolutions), samples if weights.algorithm == "awq" else None)
     if weights.algorithm == "gptq":
         names = [name for name, kind in _stored(quantized, set(products)).items() if "int4" in kind]
         made = rounded(

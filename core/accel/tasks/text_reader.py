@@ -88,7 +88,8 @@ def open_texts(
     if isinstance(chosen, Csv):
         return _from_csv(chosen, folder, classes)
     if isinstance(chosen, Factory):
-        limit = None if source.num_samples is None else source.skip + source.num_samples
+        bounded = source.num_samples is not None and source.shuffle is None  # to be shuffled, all must be there
+        limit = source.skip + (source.num_samples or 0) if bounded else None
         return _from_factory(chosen, policy, limit)
     raise UsageError("a task on text reads arrays, csv or factory")
 

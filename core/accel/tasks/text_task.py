@@ -187,7 +187,7 @@ class TextTask:
         chosen = source.chosen()
         key = json.dumps([type(chosen).__name__, chosen.model_dump(mode="json")], sort_keys=True)
         if source.factory is not None:
-            key += f" {source.skip} {source.num_samples}"
+            key += f" {source.skip} {source.num_samples} {source.shuffle}"
         if key not in self._sources:
             classes = self.settings.classes if isinstance(self.settings, TextClassificationSettings) else None
             reader = open_texts(source, self.policy, [spec.name for spec in self._specs], classes)
