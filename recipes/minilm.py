@@ -1,8 +1,8 @@
 """all-MiniLM-L6-v2: the model, the tokenizer and the sentences of ``minilm.yaml`` and its siblings.
 
 The model is BERT (Devlin et al. 2018) with 6 layers of width 384 (Wang et al. 2020, MiniLM), its tokens averaged and normalised
-as sentence-transformers does (Reimers and Gurevych 2019). Module names are those of the public weights, so that these load strictly:
-``fetch_minilm.py`` gets them. The tokenizer is WordPiece as BERT's uncased models have it. Needs nothing beyond PyTorch.
+as sentence-transformers does (Reimers and Gurevych 2019). Module names are those of the public weights, so that these load
+strictly: ``fetch_minilm.py`` gets them. The tokenizer is WordPiece as BERT's uncased models have it. Needs nothing beyond PyTorch.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        total = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids) + self.position_embeddings(positions)
-        found: Tensor = self.LayerNorm(total)
+        tokens = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
+        found: Tensor = self.LayerNorm(tokens + self.position_embeddings(positions))
         return found
 
 

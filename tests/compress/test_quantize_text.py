@@ -1,10 +1,10 @@
-"""``approach: dynamic`` and ``weight_only`` on a small model of text: what is stored how, who runs it, and how close it stays."""
+"""``approach: dynamic`` and ``weight_only`` on a small model of text: what is stored how, and how close it stays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -189,8 +189,9 @@ def test_gptq_is_closer_than_rounding_and_than_the_librarys_rounding(model: Onnx
 
     scope = IgnoredScope(names=("second/Gemm",))  # which the library leaves in floating point
     errors = []
-    for how in ("rtn", "gptq"):
-        weights = BlockWeights(group_size=32, symmetric=symmetric, algorithm=how, embedding_dtype="float32")  # type: ignore[arg-type]
+    kinds: tuple[Literal["rtn", "gptq"], ...] = ("rtn", "gptq")
+    for how in kinds:
+        weights = BlockWeights(group_size=32, symmetric=symmetric, algorithm=how, embedding_dtype="float32")
         errors.append(error(model, QuantizeWeightOnlyOnnxRuntime(weights=weights, ignored_scope=scope)(model, job)))
     library = MatMulNBitsQuantizer(onnx.load(str(model.path)), block_size=32, is_symmetric=symmetric, accuracy_level=4)
     library.process()
@@ -211,7 +212,8 @@ def test_nncf_writes_what_openvino_keeps_compressed(model: OnnxModel, job: Job) 
 
 def test_gptq_refills_the_blocks_that_nncf_made(model: OnnxModel, job: Job) -> None:
     errors = []
-    for how in ("rtn", "gptq"):
+    kinds: tuple[Literal["rtn", "gptq"], ...] = ("rtn", "gptq")
+    for how in kinds:
         weights = CompressedWeights(group_size=16, algorithm=how, embedding_dtype="float32")
         found = QuantizeWeightOnlyNncf(weights=weights)(model, job)
         assert any(f"1 weights in uint4 by {how}" in note for note in found.notes), found.notes

@@ -1,4 +1,4 @@
-"""A model of text as a user has it: tokenised arrays or a tokenizer, several inputs, lengths that vary; from recipe to report."""
+"""A model of text as a user has it: a tokenizer, several inputs, lengths that vary; from recipe to report."""
 
 from __future__ import annotations
 

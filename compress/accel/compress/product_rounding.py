@@ -1,4 +1,4 @@
-"""The matrices of a graph's products as integers in groups, one after the other, in memory that does not grow with the model."""
+"""The matrices of a graph's products as integers in groups, one after the other, in memory that is bounded."""
 
 from __future__ import annotations
 

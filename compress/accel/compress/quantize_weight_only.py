@@ -16,7 +16,10 @@ from accel.model import OnnxModel
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class QuantizeWeightOnlyOnnxRuntime:
-    """Linear layers as ONNX Runtime's MatMulNBits, embedding tables in INT8 rows. Buys size, and time where memory is the limit."""
+    """Linear layers as ONNX Runtime's MatMulNBits, embedding tables in INT8 for each row.
+
+    Buys size, and time where reading the weights is the limit.
+    """
 
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
@@ -33,8 +36,9 @@ class QuantizeWeightOnlyOnnxRuntime:
         return frozenset({"profile", "calibration"}) if self.weights.algorithm == "gptq" else frozenset({"profile"})
 
     def __call__(self, model: OnnxModel, job: Job) -> OnnxModel:
-        """``model.onnx`` in the job's folder. Raises PassFault where nothing is quantized, the profile is TensorRT's or the
-        calibration fails, DataFault for calibration data that is missing or does not fit, MissingBackend without onnxruntime."""
+        """``model.onnx`` in the job's folder. Raises PassFault where nothing is quantized, the profile is TensorRT's or
+        calibration fails, DataFault for calibration data that is missing or does not fit, MissingBackend without
+        onnxruntime."""
         try:
             from accel.compress.weights_onnxruntime import quantize
         except ModuleNotFoundError as absent:

@@ -1,7 +1,7 @@
 """Matrices to integers in groups along their inputs: to the nearest, or so that a layer's output changes least.
 
-``W`` is (inputs, outputs), as MatMul has it. Groups of ``size`` inputs of one output share a scale, and a zero point unless they
-are symmetric.
+A matrix is (inputs, outputs), as MatMul has it. Groups of ``size`` inputs of one output share a scale, and a zero point unless
+they are symmetric.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def to_nearest(weights: Floats, size: int, bits: int, symmetric: bool, importanc
 
 
 def by_gptq(weights: Floats, products: Doubles, size: int, bits: int, symmetric: bool) -> Grouped:
-    """GPTQ (Frantar et al., ICLR 2023): inputs are rounded one after the other, those with most energy first, and what each loses
-    is made up for by those still to come. Grids are those of :func:`to_nearest`, found before.
+    """GPTQ (Frantar et al., ICLR 2023): inputs are rounded one after the other, those with most energy first, and what each
+    loses is made up for by those still to come. Grids are those of :func:`to_nearest`, found before.
 
     ``products``: (inputs, inputs), the sum of x xT over what the layer reads. An input that is always zero is rounded last.
     """

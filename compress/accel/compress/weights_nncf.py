@@ -50,7 +50,10 @@ def quantize(
         refill_blocks_(quantized, dict(made))
     tidy_(quantized, source)
     for name, kind in _stored(quantized, {*products, *(node.name for gathers in found.values() for node in gathers)}).items():
-        tally.put(tally.done if kind else tally.left, f"weights in {kind} by {weights.algorithm if '4' in kind else 'rtn'}" if kind else "left by nncf", name)
+        if kind:
+            tally.put(tally.done, f"weights in {kind} by {weights.algorithm if '4' in kind else 'rtn'}", name)
+        else:
+            tally.put(tally.left, "left by nncf", name)
     path = job.folder / "model.onnx"
     write(quantized, path)
     notes = (*converted, *tally.notes(), *(samples.notes if samples is not None else ()))

@@ -1,7 +1,8 @@
 """Core of ``quantize/weight_only/onnxruntime``: MatMulNBits, which ONNX Runtime multiplies without unpacking the matrix.
 
 Its own quantizer is not called: on all-MiniLM-L6-v2 (groups of 32, four bits) its rounding to the nearest left a mean cosine of
-0.9734 to FP32, ours 0.9757 because ranges are cut; its GPTQ 0.9732, since it finds new grids for what it has rounded, ours 0.993.
+0.9734 to FP32, ours 0.9757 because ranges are cut; its GPTQ 0.9732, since it finds new grids for what it has rounded, ours
+0.993.
 """
 
 from __future__ import annotations

@@ -69,6 +69,6 @@ def _require_vectors(outputs: Sequence[Array], samples: int) -> None:
     shape = np.shape(outputs[0]) if outputs else ()
     if len(shape) != 2 or shape[0] < samples or shape[1] < 2:
         raise DataFault(
-            f"model: output of shape {tuple(shape)} for {samples} samples; an embedding model gives (samples, width) first: pool"
-            " the tokens inside the model"
+            f"model: output of shape {tuple(shape)} for {samples} samples; an embedding model gives (samples, width) first:"
+            " pool the tokens inside the model"
         )

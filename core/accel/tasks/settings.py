@@ -15,7 +15,7 @@ class _Settings(BaseModel):
 class Arrays(_Settings):
     """An ``.npz``. ``inputs`` and ``labels`` name its arrays; with ``offsets``, ``inputs`` is all encoded images end to end.
 
-    For a task on text, ``inputs`` is an array of texts; without it, there is one array for each input of the model, by its name.
+    For a task on text, ``inputs`` is an array of texts; without it, there is one array for each input of the model, by name.
     """
 
     path: str

@@ -167,7 +167,8 @@ def _from_factory(factory: Factory, policy: ImportPolicy, limit: int | None) -> 
         check_labels(labels, len(texts), name)
         return Samples(texts, [int(label) for label in labels], name, "")
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise DataFault(f"{name}: returned a {type(given).__name__}; return texts, (texts, labels) or ({{input: array}}, labels)")
+        way = "return texts, (texts, labels) or ({input: array}, labels)"
+        raise DataFault(f"{name}: returned a {type(given).__name__}; {way}")
     pairs = list(_pairs(given, name, policy, limit))
     labelled = [label for _, label in pairs if label is not None]
     if labelled and len(labelled) < len(pairs):

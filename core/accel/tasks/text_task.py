@@ -104,7 +104,7 @@ class TextTask:
         return self._digest_as_read(split) if known is None else known
 
     def labels(self, split: Split) -> Array | None:
-        """(n,) int64: of the samples of ``split`` in order, as ``score`` has read them; None before that, and without labels."""
+        """(n,) int64: of the samples of ``split`` in order, as ``score`` has read them; None before that or without any."""
         return self._labels.get(split)
 
     def thumbnails(self, split: Split, positions: Sequence[int]) -> list[str | None]:
