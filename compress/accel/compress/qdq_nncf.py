@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 
@@ -81,16 +82,16 @@ def compressed(
         ("int4", True): kind.INT4_SYM,
         ("int4", False): kind.INT4_ASYM,
     }
-    four = {"group_size": weights.group_size} if weights.dtype == "int4" else {}
-    data = {} if samples is None else {"dataset": nncf.Dataset(samples), "awq": True, "subset_size": len(samples)}
+    options: dict[str, Any] = {"group_size": weights.group_size} if weights.dtype == "int4" else {}
+    if samples is not None:
+        options |= {"dataset": nncf.Dataset(samples), "awq": True, "subset_size": len(samples)}
     try:
         with quiet():
             made: onnx.ModelProto = nncf.compress_weights(
                 _copy(model),
                 mode=modes[weights.dtype, weights.symmetric],
                 ignored_scope=nncf.IgnoredScope(names=list(ignored), validate=False),
-                **four,
-                **data,
+                **options,
             )
     except (AccelError, MemoryError, OSError):
         raise
