@@ -207,7 +207,7 @@ _IMAGES = "image_classification"
 def _kind(given: Any) -> str:
     """Which settings are meant. What is no type of ours is left to the first, which says what is allowed."""
     named = given.get("type") if isinstance(given, Mapping) else getattr(given, "type", None)
-    return named if named in ("text_classification", "embedding") else _IMAGES
+    return str(named) if named in ("text_classification", "embedding") else _IMAGES
 
 
 TaskSettings = Annotated[
