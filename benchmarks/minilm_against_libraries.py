@@ -45,7 +45,11 @@ from experiment import RECIPES, Experiment, parser, say
 
 OURS = (
     ("accel INT8, dynamic", "minilm.yaml", ()),
-    ("accel INT8 weights", "minilm_int4.yaml", ("name=minilm_int8", "passes.1.weights={dtype: int8, algorithm: rtn}", "gates=[]")),
+    (
+        "accel INT8 weights",
+        "minilm_int4.yaml",
+        ("name=minilm_int8", "passes.1.weights={dtype: int8, algorithm: rtn}", "gates=[]"),
+    ),
     ("accel INT4 weights", "minilm_int4.yaml", ()),
 )
 """Name of the rows, recipe and overrides."""
@@ -146,7 +150,10 @@ def measured(lab: Experiment, recipe: Recipe, rows: Sequence[Subject]) -> Measur
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Markdown: one line a row, speed against FP32 on the same runtime."""
-    lines = ["| file | runtime | mean cosine | same nearest | p50 | against FP32 there | size |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| file | runtime | mean cosine | same nearest | p50 | against FP32 there | size |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for row in rows:
         close = row.fidelity
         cosine = figures.cosine(close).removeprefix("cosine ") or figures.NONE

@@ -2,7 +2,7 @@
 
 The model is BERT (Devlin et al. 2018) with 6 layers of width 384 (Wang et al. 2020, MiniLM), its tokens averaged and normalised
 as sentence-transformers does (Reimers and Gurevych 2019). Module names are those of the public weights, so that these load
-strictly: ``fetch_minilm.py`` gets them. The tokenizer is WordPiece as BERT's uncased models have it. Needs nothing beyond PyTorch.
+strictly: ``fetch_minilm.py`` gets them. The tokenizer is WordPiece as BERT's uncased models have it.
 """
 
 from __future__ import annotations

@@ -253,16 +253,12 @@ def test_tensorrt_is_refused(model: OnnxModel, tmp_path: Path, step: Any) -> Non
 def test_gptq_without_data_says_so(model: OnnxModel, tmp_path: Path) -> None:
     step = QuantizeWeightOnlyOnnxRuntime(weights=BlockWeights(algorithm="gptq"))
     assert "calibration" in step.needs and "calibration" not in QuantizeWeightOnlyOnnxRuntime().needs
-    with pytest.raises(DataFault, match="data.calibration"):
+    with pytest.raises(DataFault, match=r"data\.calibration"):
         step(model, Job.local(tmp_path, profile=CPU))
 
 
-def test_memory_is_bounded_by_reading_the_samples_again(
-    model: OnnxModel, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = QuantizeWeightOnlyOnnxRuntime(
-        weights=BlockWeights(algorithm="gptq"), calibration=WeightCalibration(num_samples=8)
-    )
+def test_memory_is_bounded_by_reading_the_samples_again(model: OnnxModel, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = QuantizeWeightOnlyOnnxRuntime(weights=BlockWeights(algorithm="gptq"), calibration=WeightCalibration(num_samples=8))
     whole = step(model, job).path.read_bytes()
     monkeypatch.setattr(product_rounding, "MOST_BYTES", 1)
     assert step(model, job).path.read_bytes() == whole

@@ -13,6 +13,7 @@ from accel.recipe.reader import from_document, read
 from accel.recipe.settings import Recipe
 from accel.tasks.settings import EmbeddingSettings, ImageClassificationSettings, TextClassificationSettings
 
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     for name in ("m.onnx", "d.npz", "d.csv", "t.py"):

@@ -105,8 +105,8 @@ def test_a_split_may_be_read_again_and_each_text_is_tokenised_once(folder: Path)
     first, again = (next(iter(found.validation())).inputs["ids"] for _ in range(2))
     assert np.array_equal(first, again)
     assert found.count("validation") == 3
-    calls = list(found._sources.values())[0]._tokenize
-    assert calls is not None and len(list(found._sources.values())[0]._rows) == 3
+    calls = next(iter(found._sources.values()))._tokenize
+    assert calls is not None and len(next(iter(found._sources.values()))._rows) == 3
 
 
 @pytest.mark.parametrize(("padding", "width"), [("longest", 3), (7, 7)])

@@ -22,7 +22,6 @@ BLOCK_OPSET = 21
 """The first with DequantizeLinear in blocks and with four-bit integers."""
 
 
-
 def quantize(
     model: OnnxModel, job: Job, weights: CompressedWeights, calibration: WeightCalibration, scope: IgnoredScope
 ) -> OnnxModel:
@@ -44,9 +43,7 @@ def quantize(
     quantized = compressed(source, weights, sorted(ignored | convolutions), samples if weights.algorithm == "awq" else None)
     if weights.algorithm == "gptq":
         names = [name for name, kind in _stored(quantized, set(products)).items() if "int4" in kind]
-        made = rounded(
-            source, names, size=weights.group_size, bits=4, symmetric=weights.symmetric, samples=samples, job=job
-        )
+        made = rounded(source, names, size=weights.group_size, bits=4, symmetric=weights.symmetric, samples=samples, job=job)
         refill_blocks_(quantized, dict(made))
     tidy_(quantized, source)
     for name, kind in _stored(quantized, {*products, *(node.name for gathers in found.values() for node in gathers)}).items():

@@ -42,9 +42,7 @@ def quantize(
     require_any(products, found)
     bits = 4 if weights.dtype == "int4" else 8
     samples = calibration_samples(job, model.signature, calibration.num_samples) if weights.algorithm == "gptq" else None
-    made = rounded(
-        graph, products, size=weights.group_size, bits=bits, symmetric=weights.symmetric, samples=samples, job=job
-    )
+    made = rounded(graph, products, size=weights.group_size, bits=bits, symmetric=weights.symmetric, samples=samples, job=job)
     multiply_in_bits_(graph, dict(made), bits)
     tables_by_row_(graph, found)
     tidy_(graph, graph)

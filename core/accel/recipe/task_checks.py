@@ -23,9 +23,7 @@ def task(document: Document, settings: ImageClassificationSettings | TextSetting
             document.report_at(("task", "metrics", index), f"no metric is called {shown(metric)}{near}")
 
 
-def data(
-    document: Document, settings: DataSettings, task: ImageClassificationSettings | TextSettings | None
-) -> list[str]:
+def data(document: Document, settings: DataSettings, task: ImageClassificationSettings | TextSettings | None) -> list[str]:
     """Data needs a task that reads it. Gives notes."""
     declared = [split for split in SPLITS if getattr(settings, split) is not None]
     if declared and task is None:
