@@ -3,8 +3,8 @@
     python recipes/fetch_minilm.py
     python benchmarks/minilm_against_libraries.py [--quick]
 
-Every file is made from one exported FP32 model and scored on the 1,000 sentences of the recipes: mean cosine to the FP32 vectors,
-median latency of one sentence in interleaved turns, size. Below --output: minilm.md, minilm.json and report.html.
+Every file is made from one exported FP32 model and scored on the 1,000 sentences of the recipes: mean cosine to the FP32
+vectors, median latency of one sentence in interleaved turns, size. Below --output: minilm.md, minilm.json and report.html.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import onnx
 import onnx.version_converter
 
 from accel.compress.calibration_data import calibration_samples
-from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.grouped_weights import refill_blocks_
+from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, write
 from accel.compress.product_rounding import rounded
 from accel.compress.product_weights import Tally, constant_products, products_from_gemms_, require_any, tables
