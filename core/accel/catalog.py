@@ -24,6 +24,9 @@ PASSES: Mapping[str, str] = {
     "cast": "accel.compress.cast:Cast",
     "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",
     "quantize/static/nncf": "accel.compress.quantize_nncf:QuantizeStaticNncf",
+    "quantize/dynamic/onnxruntime": "accel.compress.quantize_dynamic:QuantizeDynamic",
+    "quantize/weight_only/onnxruntime": "accel.compress.quantize_weight_only:QuantizeWeightOnlyOnnxRuntime",
+    "quantize/weight_only/nncf": "accel.compress.quantize_weight_only:QuantizeWeightOnlyNncf",
 }
 
 BACKENDS: Mapping[str, str] = {
@@ -51,6 +54,8 @@ LINT_RULES: Mapping[str, str] = {
 
 TASKS: Mapping[str, str] = {
     "image_classification": "accel.tasks.image_classification:ImageClassification",
+    "text_classification": "accel.tasks.text_task:TextTask",
+    "embedding": "accel.tasks.text_task:TextTask",
 }
 
 

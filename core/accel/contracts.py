@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Need = Literal["training", "calibration", "selection", "profile", "target", "teacher", "probe"]
 Split = Literal["training", "calibration", "selection", "validation"]
+Answers = Literal["classes", "embeddings"]
+"""What a model's first output holds for each sample: a score for each class, or a vector whose direction counts."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Task(Protocol):
 class RecipeTask(Task, Protocol):
     """A task that a recipe can name: it also tells the report about its data."""
 
+    @property
+    def answers(self) -> Answers: ...
     def count(self, split: Split) -> int: ...
     def labels(self, split: Split) -> Array | None:
         """(n,) int64: of the samples of ``split`` in order, as ``score`` has read them; None before that."""

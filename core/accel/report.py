@@ -193,6 +193,8 @@ class Fidelity(Entry):
     """How close the outputs stay to the reference row's, over the validation split.
 
     ``sqnr_db`` is null where the outputs are identical. ``nonfinite_values``: how many values are NaN or infinite in either.
+    Of embeddings alone, in place of ``top1_agreement``: ``cosine``, the mean cosine similarity of a sample's two vectors, and
+    ``nearest_agreement``, the share of samples whose nearest other sample is the same one.
     """
 
     vs: str
@@ -200,6 +202,8 @@ class Fidelity(Entry):
     sqnr_db: float | None
     max_abs_difference: float
     nonfinite_values: int = 0
+    cosine: Estimate | None = None
+    nearest_agreement: float | None = None
 
 
 class File(Entry):

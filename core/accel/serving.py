@@ -186,7 +186,7 @@ class Session:
         files = []
         for index, parts in enumerate(zip(*kept, strict=True)):
             files.append(str(self._folder / f"{index}.output.npy"))
-            np.save(files[-1], np.concatenate(parts)[:total])  # a fixed batch is filled up with repeats at the end
+            np.save(files[-1], _joined(parts)[:total])  # a fixed batch is filled up with repeats at the end
         labels, file = task.labels("validation"), None
         if labels is not None:
             file = str(self._folder / "labels.npy")
@@ -195,6 +195,7 @@ class Session:
         classes = int(first.shape[1]) if first.ndim == 2 else 0
         return {
             "metrics": metrics,
+            "answers": task.answers,
             "outputs": files,
             "labels": file,
             "samples": total,
@@ -299,3 +300,17 @@ class Session:
         if "folder" in self._described:
             return stages.read(Path(self._described["folder"]), self._described, self._policy, recipe.seed)
         return untouched_module(recipe, self._policy)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """One after the other. Where batches of texts had different lengths, an output for each token is filled up with zeros."""
+    import numpy as np
+
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = [
+        np.pad(part, [(0, 0), *((0, whole - size) for whole, size in zip(largest, part.shape[1:], strict=True))])
+        for part in parts
+    ]
+    return np.concatenate(filled)

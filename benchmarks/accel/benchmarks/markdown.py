@@ -85,7 +85,7 @@ def _rows(report: Report, room: Room, shown: Shown) -> list[str]:
         "compilation",
         "first inference",
         "peak memory",
-        "top-1 agreement",
+        "same nearest sample" if any(row.fidelity is not None and row.fidelity.cosine for row in rows) else "top-1 agreement",
         "SQNR",
         "largest difference",
         "compared with",
@@ -106,6 +106,7 @@ def _result_cells(row: Row, rows: Sequence[Row], baseline: Row | None, shown: Sh
         )
         for metric in row.metrics
     )
+    accuracy = accuracy or figures.cosine(row.fidelity)
     if row.status == "built" and row.reason is not None:
         accuracy = shown(row.reason)
     return [
@@ -147,7 +148,8 @@ def _detail_cells(row: Row, shown: Shown) -> list[str]:
     cells.append(figures.size(row.peak_memory_bytes))
     if close is None:
         return cells + [figures.NONE] * 4
-    agreement = figures.NONE if close.top1_agreement is None else f"{100 * close.top1_agreement:.2f} %"
+    share = close.top1_agreement if close.cosine is None else close.nearest_agreement
+    agreement = figures.NONE if share is None else f"{100 * share:.2f} %"
     identical = close.max_abs_difference == 0 and not close.nonfinite_values
     sqnr = "identical" if identical else figures.NONE if close.sqnr_db is None else f"{close.sqnr_db:.1f} dB"
     largest = f"{close.max_abs_difference:.3g}"

@@ -35,8 +35,7 @@ from accel.recipe.settings import (
     resolved_target,
 )
 from accel.recipe.tree import Location, find, shown
-from accel.tasks.metric_names import RANKED
-from accel.tasks.settings import DataSettings, ImageClassificationSettings
+from accel.tasks.settings import DataSettings
 
 _SPLITS = ("training", "calibration", "selection", "validation")
 
@@ -92,26 +91,6 @@ def unused_sizes(settings: ModelSettings, targets: Sequence[TargetSettings]) -> 
         for index, entry in enumerate(settings.inputs)
         if entry.dynamic
     ]
-
-
-def task(document: Document, settings: ImageClassificationSettings) -> None:
-    """Metrics are built in, or a reference."""
-    if not settings.metrics:
-        document.report_at(("task", "metrics"), f"found an empty list, allowed: {', '.join(RANKED)}, file.py:name")
-    for index, metric in enumerate(settings.metrics):
-        if ":" not in metric and metric not in RANKED:
-            near = suggestion(metric, list(RANKED)) or f"; allowed: {', '.join(RANKED)}, file.py:name, package.module:name"
-            document.report_at(("task", "metrics", index), f"no metric is called {shown(metric)}{near}")
-
-
-def data(document: Document, settings: DataSettings, has_task: bool) -> list[str]:
-    """Data needs a task that reads it. Gives notes."""
-    declared = [split for split in _SPLITS if getattr(settings, split) is not None]
-    if declared and not has_task:
-        document.report_at(("data",), "nothing reads it: add `task: {type: image_classification}`", key=True)
-    if "validation" not in declared:
-        return ["no data.validation: accuracy is not measured"]
-    return []
 
 
 def gates(document: Document, sections: Mapping[str, Any]) -> None:
@@ -184,6 +163,8 @@ def _references(sections: Mapping[str, Any]) -> list[tuple[Location, str]]:
         source = getattr(sections.get("data"), split, None)
         if source is not None and source.factory is not None:
             found.append((("data", split, "factory"), source.factory))
+    if (tokenizer := getattr(sections.get("task"), "tokenizer", None)) is not None:
+        found.append((("task", "tokenizer", "factory"), tokenizer.factory))
     for index, metric in enumerate(getattr(sections.get("task"), "metrics", ())):
         if ":" in metric:
             found.append((("task", "metrics", index), metric))

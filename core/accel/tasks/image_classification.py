@@ -62,6 +62,11 @@ class ImageClassification:
         self._labels: dict[Split, Array] = {}
 
     @property
+    def answers(self) -> Literal["classes"]:
+        """What the model's first output holds for each sample."""
+        return "classes"
+
+    @property
     def warnings(self) -> list[str]:
         """What looked wrong in the splits read so far, each a sentence with its place."""
         return list(self._warnings)
