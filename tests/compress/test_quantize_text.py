@@ -39,8 +39,8 @@ def text_model(folder: Path, *, opset: int = 20) -> OnnxModel:
     """(batch, length) ids and mask to (batch, 48)."""
     random = np.random.default_rng(0)
 
-    def matrix(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return (random.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
+    def matrix(*shape: int) -> NDArray[np.float32]:
+        return np.asarray(random.normal(size=shape) / np.sqrt(shape[0]), np.float32)
 
     weights = {
         "table": random.normal(size=(WORDS, WIDTH)).astype(np.float32),

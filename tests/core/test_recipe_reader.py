@@ -17,6 +17,7 @@ from accel.errors import Problem, RecipeError
 from accel.model import Target
 from accel.recipe.reader import from_document, read
 from accel.recipe.settings import Recipe
+from accel.tasks.settings import ImageClassificationSettings
 
 FULL = """\
 version: 1
@@ -98,7 +99,7 @@ def test_a_full_recipe_says_what_it_says(home: Path) -> None:
     assert found.model.inputs[0].dynamic["batch"].max == 32
     assert found.data.calibration is not None
     assert found.data.calibration.num_samples == 300
-    assert found.task is not None
+    assert isinstance(found.task, ImageClassificationSettings)
     assert found.task.preprocess is not None
     assert found.task.preprocess.resize == 28
     assert [entry.type for entry in found.passes] == ["export_onnx", "simplify", "quantize"]

@@ -165,13 +165,16 @@ def test_embeddings_need_no_labels_and_are_looked_at_all_the_same(folder: Path) 
 
 
 def test_the_digest_follows_texts_tokenizer_and_padding(folder: Path) -> None:
-    source = {"validation": from_code("labelled"), "calibration": from_code("texts")}
-    digests = {task(folder, **source).digest(split) for split in ("validation", "calibration")}
+
+    def made(settings: TextSettings = NAMES) -> TextTask:
+        return task(folder, settings, validation=from_code("labelled"), calibration=from_code("texts"))
+
+    digests = {made().digest(split) for split in ("validation", "calibration")}
     shifted = Tokenizer(factory="words.py:tokenizer", kwargs={"shift": 1})
     for change in ({"tokenizer": shifted}, {"padding": 9}, {"pad_values": {"ids": 1}}):
-        digests.add(task(folder, NAMES.model_copy(update=change), **source).digest("validation"))
+        digests.add(made(NAMES.model_copy(update=change)).digest("validation"))
     assert len(digests) == 5
-    assert task(folder, **source).digest("validation") == task(folder, **source).digest("validation")
+    assert made().digest("validation") == made().digest("validation")
 
 
 def test_selection_is_held_back_and_overlaps_are_found_by_content(folder: Path) -> None:

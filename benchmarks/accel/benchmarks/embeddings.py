@@ -52,7 +52,7 @@ def cosines(ours: Array, theirs: Array) -> Floats:
     for start in range(0, len(ours), _PIECE):
         rows = slice(start, start + _PIECE)
         mine, other = ours[rows].astype(np.float64), theirs[rows].astype(np.float64)
-        usable = np.isfinite(mine).all(axis=1) & np.isfinite(other).all(axis=1)
+        usable = np.isfinite(np.concatenate([mine, other], axis=1)).all(axis=1)
         mine, other = (np.where(usable[:, None], each, 0.0) for each in (mine, other))
         one, two = np.linalg.norm(mine, axis=1), np.linalg.norm(other, axis=1)
         both = (one > 0) & (two > 0)

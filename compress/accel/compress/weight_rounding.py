@@ -33,7 +33,7 @@ class Grouped:
 
     def restored(self, inputs: int) -> Floats:
         """(inputs, outputs) as the runtime sees them."""
-        scales, zeros = (np.repeat(each, self.size, axis=0) for each in (self.scales, self.zeros))
+        scales, zeros = np.repeat(self.scales, self.size, axis=0), np.repeat(self.zeros, self.size, axis=0)
         found = (self.integers.astype(np.float32) - zeros) * scales
         return np.asarray(found[:inputs], np.float32)
 

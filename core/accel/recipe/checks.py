@@ -35,7 +35,7 @@ from accel.recipe.settings import (
     resolved_target,
 )
 from accel.recipe.tree import Location, find, shown
-from accel.tasks.settings import DataSettings
+from accel.tasks.settings import DataSettings, TaskSettings
 
 _SPLITS = ("training", "calibration", "selection", "validation")
 
@@ -321,7 +321,7 @@ def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, tar
         once(("passes", index), f"{found}; name another target: `constraint: {{latency_ms: ..., target: NAME}}`")
 
 
-def _controlled_metric(once: Any, index: int, made: Pass, task: ImageClassificationSettings | None) -> None:
+def _controlled_metric(once: Any, index: int, made: Pass, task: TaskSettings | None) -> None:
     """What ``accuracy_control`` judges by is one of the task's metrics, or ``agreement`` (which needs no labels)."""
     control = getattr(made, "accuracy_control", None)
     metric = getattr(control, "metric", None)
