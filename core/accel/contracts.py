@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Need = Literal["training", "calibration", "selection", "profile", "target", "teacher", "probe"]
 Split = Literal["training", "calibration", "selection", "validation"]
-Answers = Literal["classes", "embeddings"]
+AnswerKind = Literal["classes", "embeddings"]
 """What a model's first output holds for each sample: a score for each class, or a vector whose direction counts."""
 
 
@@ -70,11 +70,17 @@ class Task(Protocol):
     def score(self, predict: Predict, split: Split = "validation") -> Mapping[str, Score]: ...
 
 
-class RecipeTask(Task, Protocol):
-    """A task that a recipe can name: it also tells the report about its data."""
+@runtime_checkable
+class TellsAnswers(Protocol):
+    """A task that says what is judged. Of one that does not, classes are assumed."""
 
     @property
-    def answers(self) -> Answers: ...
+    def answers(self) -> AnswerKind: ...
+
+
+class RecipeTask(Task, TellsAnswers, Protocol):
+    """A task that a recipe can name: it also tells the report about its data."""
+
     def count(self, split: Split) -> int: ...
     def labels(self, split: Split) -> Array | None:
         """(n,) int64: of the samples of ``split`` in order, as ``score`` has read them; None before that."""

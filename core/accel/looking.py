@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from accel import options
+from accel.errors import UsageError
 from accel.surroundings import cache_folder, console
 
 app = typer.Typer()
@@ -78,6 +79,8 @@ def explain(
     from accel.commands.axis_sizes import axis_sizes
     from accel.commands.explain import Given, run
 
+    if against is None and (vs_times or vs_onnx):
+        raise UsageError("--vs-times, --vs-onnx: they belong to the other file; name it with --vs")
     return run(
         Given(path, times, onnx),
         None if against is None else Given(against, vs_times, vs_onnx),

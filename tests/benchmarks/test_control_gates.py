@@ -48,6 +48,13 @@ def having(report: Report, found: AccuracyOutcome) -> Report:
     return report.model_copy(update={"steps": [step.model_copy(update={"accuracy": found})]})
 
 
+@pytest.mark.parametrize(("metric", "change"), [("cosine", -0.02), ("agreement", -2.0), ("mine.py:score", -0.02)])
+def test_a_budget_on_any_measure_is_one_on_accuracy(report: Report, metric: str, change: float) -> None:
+    (gate,) = control_gates(having(report, outcome(metric=metric, reference=1.0, value=0.98, passed=False)))
+    assert (gate.metric, gate.kind, gate.verdict) == (metric, "accuracy", "fail") and exit_code([gate]) == 11
+    assert gate.found is not None and gate.found.value == pytest.approx(change)
+
+
 def test_a_budget_that_was_kept_is_a_gate_that_passes(report: Report) -> None:
     assert control_gates(report) == []
     (gate,) = control_gates(having(report, outcome()))

@@ -20,7 +20,7 @@ def ran(name: str, *nodes: str, ms: float | None = 1.0, kind: str = "Conv", prec
 def operator(
     name: str, kind: str = "Conv", *, data: bool = True, weights: bool = True, around: tuple[str, ...] = ()
 ) -> Operator:
-    return Operator(name, kind, kind in ("Conv", "Gemm"), data, weights, data, around)
+    return Operator(name, kind, kind in ("Conv", "Gemm", "MatMulNBits"), data, weights, data, around)
 
 
 KINDS = {"q": "QuantizeLinear", "dq": "DequantizeLinear", "one": "Conv", "act": "Relu", "two": "Conv", "add": "Add"}
@@ -102,6 +102,16 @@ def test_half_quantized_unsupported_kept_and_lost_operators() -> None:
     assert {each.node: each.status for each in float_operators(side)} == {
         "kept": "kept back", "weights": "weights only", "data": "data only", "none": "unsupported", "lost": "not told",
     }  # fmt: skip
+
+
+def test_a_product_of_packed_weights_is_not_told_off() -> None:
+    operators = (operator("packed", "MatMulNBits", data=False), operator("conv", data=False))
+    side = Side("x", (ran("packed", "packed"), ran("conv", "conv")), {"packed": "MatMulNBits", "conv": "Conv"}, operators)
+    found = {each.node: each for each in float_operators(side)}
+    assert found["packed"].status == found["conv"].status == "weights only"
+    assert found["packed"].way_out.startswith("nothing, where they are to save memory")
+    assert found["conv"].way_out == "quantize its data too"
+    assert any(line.startswith("weights alone stored as integers: 2") for line in explain(None, side).told)
 
 
 def test_a_reason_may_lie_with_the_pair_beside_the_operator() -> None:

@@ -159,6 +159,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         (path, None, {"backend": "tensorrt"}, UsageError, "found 'tensorrt', allowed are onnxruntime, openvino"),
         (path, None, {"vs_backend": "onnxruntime"}, UsageError, "compared with itself"),
         (path, None, {"inputs": other}, UsageError, "allowed is an .npz file"),
+        (path, None, {"below_db": float("nan")}, UsageError, "allowed is a number of decibels"),
         (path, other, {"batch_size": 1}, WorkFault, "no layer has one name in both"),
     ]
     for given, against, changes, kind, message in cases:

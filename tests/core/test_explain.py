@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from tests.core.residual_network import CONVOLUTIONS, network, quantized
 
+from accel import looking
 from accel.accelerate.lint_cpu import lint_onnxruntime
 from accel.commands.explain import Given, run
 from accel.errors import BackendFault, MissingBackend, ModelFault, UsageError
@@ -154,11 +155,14 @@ def test_what_cannot_be_explained(files: dict[str, Path], tmp_path: Path) -> Non
         ((plain, None, "tensorrt"), {}, UsageError, "found 'tensorrt', allowed are onnxruntime, openvino; name the layers"),
         ((plain,), {"form": "html"}, UsageError, "found 'html', allowed are text, md, json"),
         ((Given(files["fp32"], times=noise),), {}, UsageError, "it is profiled here"),
+        ((Given(tmp_path / "model.engine", times=noise),), {}, UsageError, "an engine is timed here"),
         ((plain, None, "onnxruntime"), {"device": "gpu"}, MissingBackend, "CUDA"),
     ]
     for given, changes, kind, message in cases:
         with pytest.raises(kind, match=message):
             explained(*given, **changes)
+    with pytest.raises(UsageError, match="name it with --vs"):
+        looking.explain(files["fp32"], vs_times=noise)
 
 
 def engine(folder: Path, name: str, *, quantized_stem: bool) -> Given:

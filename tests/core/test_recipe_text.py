@@ -109,6 +109,17 @@ def test_which_pass_an_entry_means(home: Path, entry: str, keys: list[str]) -> N
     assert [found.passes_for(target)[0][0] for target in found.targets] == keys
 
 
+def test_accuracy_control_takes_the_metrics_of_the_task_and_what_takes_their_place(home: Path) -> None:
+    def entry(metric: str) -> str:
+        return f"[{{type: quantize, accuracy_control: {{metric: {metric}}}}}]"
+
+    data = "{calibration: {arrays: d.npz}}"
+    for task, metric in (("{type: embedding}", "cosine"), ("{type: text_classification}", "agreement"), ("{}", "agreement")):
+        assert len(recipe(home, task, data, entry(metric)).passes) == 1
+    assert "no metric 'agreement'; allowed: cosine" in said(home, "{type: embedding}", data, entry("agreement"))
+    assert "no metric 'cosine'; allowed: top1, agreement" in said(home, "{type: text_classification}", data, entry("cosine"))
+
+
 def test_gptq_needs_calibration_data(home: Path) -> None:
     entry = "[{type: quantize, approach: weight_only, weights: {algorithm: gptq}}]"
     assert "quantize needs calibration data" in said(home, "{type: embedding}", passes=entry)

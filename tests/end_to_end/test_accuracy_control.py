@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,6 +190,33 @@ def test_an_impossible_budget_ends_as_the_best_effort_inside_its_time(done: Proj
     )
     assert again.returncode == 11, again.stderr
     assert (project.out / "targets" / "onnxruntime" / "model.onnx").exists(), "it was kept"
+
+
+def answers(project: Project) -> dict[str, int]:
+    """What the search asked and keeps, by the file that holds the answer: one that is asked again is another file."""
+    return {
+        path.parent.name: path.stat().st_ino
+        for path in (project.cache / "accel" / "steps").glob("*/entry.json")
+        if json.loads(path.read_text())["meta"]["name"] == "accuracy of a quantized model"
+    }
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_where_it_was(new_project: Callable[[Path], Project], tmp_path: Path) -> None:
+    project = fill(new_project(tmp_path / "a project"))
+    words = ("optimize", "recipe.yaml", "--no-benchmark", "targets=[{name: ort, backend: onnxruntime}]")
+    with project.start(*words) as process:
+        while len(answers(project)) < 3 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not project.out.exists()
+    before = answers(project)
+    ended = project.accel(*words)
+    assert ended.returncode == 0, ended.stderr
+    after = answers(project)
+    assert len(before) >= 3 and before.items() < after.items(), "what was known was not asked again"
+    assert [layer["layer"] for layer in outcomes(project)["ort"]["layers"] if layer["kept"]] == [BROKEN]
+    assert project.litter() == [] and project.processes() == []
 
 
 def test_a_metric_that_the_task_has_not_is_refused_at_its_place(project: Project, typed: Typed) -> None:

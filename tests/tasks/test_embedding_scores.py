@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from accel.imports import ImportPolicy
-from accel.tasks import embedding_scores
 from accel.tasks.embedding_scores import nearest_label, score
 
 VECTORS = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [1.0, 1.0]], np.float32)
@@ -23,16 +22,6 @@ def test_the_nearest_other_sample_counts_and_not_the_sample_itself() -> None:
 def test_length_does_not_count() -> None:
     longer = VECTORS * np.array([[100], [1], [0.01], [1], [1]], np.float32)
     assert nearest_label(longer, np.array([0, 0, 1, 1, 5])).value == pytest.approx(0.8)
-
-
-def test_a_piece_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.random.default_rng(0).normal(size=(50, 8))
-    labels = np.arange(50) % 3
-    whole = nearest_label(vectors, labels)
-    monkeypatch.setattr(embedding_scores, "_PIECE", 7)
-    again = nearest_label(vectors, labels)
-    assert whole.per_sample is not None and again.per_sample is not None
-    assert np.array_equal(whole.per_sample, again.per_sample)
 
 
 def test_padded_samples_are_not_scored_and_metrics_of_ones_own_get_all(tmp_path: Path) -> None:

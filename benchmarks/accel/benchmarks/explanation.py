@@ -19,6 +19,9 @@ from accel.onnx_quantized import CONVERSIONS, Operator
 _PAYS = 1.05
 """Times as fast as before; below it, what INT8 costs is named."""
 
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+"""For these no runtime has a fast way with weights alone; for products they all have one."""
+
 INTEGERS = frozenset({"int8", "int4", "fp8"})
 # As ONNX Runtime (Reorder: its blocked layout), OpenVINO and TensorRT call what only changes layout or number format.
 _CONVERTS = re.compile(
@@ -220,6 +223,9 @@ def _reason(operator: Operator, layer: LayerRun | None, side: Side) -> tuple[Sta
     if not operator.data and not operator.weights:
         why = "the file has no Q/DQ around it: its quantizer left it alone, or was told to"
         return "kept back", why, "nothing, where its accuracy needs it; else take it out of `ignored_scope`", ""
+    if operator.weights and not operator.data and operator.kind not in _CONVOLUTIONS:
+        why = "the file stores its weights alone as integers, and they are unpacked as they are multiplied"
+        return "weights only", why, "nothing, where they are to save memory; else quantize its data too", ""
     if not operator.data or not operator.weights:
         status: Status = "weights only" if operator.weights else "data only"
         what = "data" if operator.weights else "weights"
@@ -283,7 +289,8 @@ def _told(
         lines.append(f"{after.int8_operators} of {after.quantized_operators} quantized operators ran in INT8")
     for title, some in (
         ("quantized in the file and run in float", meant),
-        ("quantized by half and run in float", [each for each in heavy if each.status in ("weights only", "data only")]),
+        ("weights alone stored as integers", [each for each in heavy if each.status == "weights only"]),
+        ("of data alone quantized, and run in float", [each for each in heavy if each.status == "data only"]),
         ("kept back in float", [each for each in heavy if each.status == "kept back"]),
         ("besides, operators between Q/DQ that ran in float", [each for each in missing if not each.weighted]),
     ):

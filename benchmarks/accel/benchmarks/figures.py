@@ -49,8 +49,8 @@ def label(metric: str) -> str:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether it is written in percent: top-k, accuracies and nearest labels are, a metric of the user's own is not."""
-    return re.fullmatch(r"top\d+|accuracy|nearest_label", metric) is not None
+    """Whether it is written in percent: top-k, accuracies, agreement and nearest labels; not the user's own."""
+    return re.fullmatch(r"top\d+|accuracy|agreement|nearest_label", metric) is not None
 
 
 def metric_value(metric: Metric) -> str:

@@ -27,10 +27,11 @@ class AccuracyControl:
     """At most ``max_drop`` may be lost against the float model on the same target: in the metric's own unit (``absolute``: 0.01
     is one point of top1), or as a share of the float model's value (``relative``).
 
-    ``metric``: one of the task's, its first by default; without labels, agreement with the float model. ``ranking_metric``:
-    what a layer's own harm is measured by, the ``sqnr`` of the output on a few samples, or the ``metric`` on all of them
-    (slower, and blind where a layer alone changes no answer). ``max_iterations``: at most so many candidates are scored after
-    the ranking; ``timeout``: seconds for ranking, search and timing together; what there is then is the result.
+    ``metric``: one of the task's, by default its first; or ``agreement`` with the float model's classes (of embeddings the mean
+    ``cosine`` to its vectors), which needs no labels and is the default without them. ``ranking_metric``: what a layer's own
+    harm is measured by, the ``sqnr`` of the output on a few samples, or the ``metric`` on all of them (slower, and blind where
+    a layer alone changes no answer). ``max_iterations``: at most so many candidates are scored after the ranking; ``timeout``:
+    seconds for ranking, search and timing together; what there is then is the result.
     """
 
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01

@@ -11,8 +11,9 @@ import onnx
 
 from accel.compress.calibration_data import Samples
 from accel.compress.qdq_onnxruntime import input_products
-from accel.compress.weight_rounding import Grouped, by_gptq, to_nearest
+from accel.compress.weight_rounding import Floats, Grouped, by_gptq, to_nearest
 from accel.contracts import Job
+from accel.errors import DataFault
 
 MOST_INPUTS = 8192
 """Above this, GPTQ's matrix of products would take more than half a gigabyte; the layer is rounded to the nearest."""
@@ -36,7 +37,7 @@ def rounded(
     weights = {weight.name: weight for weight in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.name in wanted]
 
-    def matrix(node: onnx.NodeProto) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def matrix(node: onnx.NodeProto) -> Floats:
         return np.asarray(onnx.numpy_helper.to_array(weights[node.input[1]]), np.float32)
 
     widths = {node.input[0]: int(weights[node.input[1]].dims[0]) for node in nodes}
@@ -48,6 +49,9 @@ def rounded(
         assert samples is not None
         with tempfile.TemporaryDirectory(dir=job.folder) as folder:
             sums = input_products(model, values, samples, Path(folder), job)
+        for value, total in sums.items():
+            if not np.isfinite(total).all():
+                raise DataFault(f"calibration data: {value} of the model becomes NaN or infinite on it; gptq needs numbers")
         for node in nodes:
             if node.input[0] in sums:
                 yield node.name, by_gptq(matrix(node), sums[node.input[0]], size, bits, symmetric)

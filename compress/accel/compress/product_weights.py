@@ -195,7 +195,7 @@ def _copied(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 
 def rows_in_int8(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(rows, width) as integers in [-127, 127] and (rows, 1) scales; a row of zeros has scale 1."""
-    largest = np.abs(table).max(axis=1, keepdims=True)
-    scales = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
+    """(rows, width) as integers in [-127, 127] and (rows, 1) scales; a row of zeros, or next to it, has scale 1."""
+    scales = np.abs(table).max(axis=1, keepdims=True) / 127.0
+    scales = np.where(scales < np.finfo(np.float32).tiny, 1.0, scales).astype(np.float32)
     return np.clip(np.rint(table / scales), -127, 127).astype(np.int8), scales

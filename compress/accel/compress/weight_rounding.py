@@ -7,6 +7,7 @@ they are symmetric.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,20 @@ CUTS = np.linspace(1.0, 0.6, 17)
 """Shares of a group's range that are tried: values beyond are cut off, and the others get a finer grid."""
 
 _BLOCK = 128  # inputs whose errors are handed on together: the sums over the rest are then matrix products
+_LEAST = float(np.finfo(np.float32).tiny)  # a smaller scale divides into infinity
 _DAMPING = 0.01  # of the mean of the diagonal, as Frantar et al. have it
 
 
 @dataclass(frozen=True)
 class Grouped:
     """``integers`` (groups * size, outputs) in [0, 2**bits), filled up with the zero point; ``scales`` and ``zeros`` (groups,
-    outputs). A weight is ``(integer - zero) * scale``. Symmetric: every zero is half of 2**bits."""
+    outputs). A weight is ``(integer - zero) * scale``. Symmetric: every zero is half of 2**bits. ``algorithm``: made them."""
 
     integers: NDArray[np.uint8]
     scales: Floats
     zeros: NDArray[np.uint8]
     size: int
+    algorithm: Literal["rtn", "gptq"]
 
     def restored(self, inputs: int) -> Floats:
         """(inputs, outputs) as the runtime sees them."""
@@ -48,7 +51,7 @@ def to_nearest(weights: Floats, size: int, bits: int, symmetric: bool, importanc
     levels = 2**bits - 1
     wide_scales, wide_zeros = (np.repeat(each, size, axis=0) for each in (scales, zeros))
     integers = np.clip(np.rint(padded / wide_scales) + wide_zeros, 0, levels)
-    return Grouped(_filled(integers, wide_zeros, len(weights)), scales, zeros.astype(np.uint8), size)
+    return Grouped(_filled(integers, wide_zeros, len(weights)), scales, zeros.astype(np.uint8), size, "rtn")
 
 
 def by_gptq(weights: Floats, products: Doubles, size: int, bits: int, symmetric: bool) -> Grouped:
@@ -79,7 +82,7 @@ def by_gptq(weights: Floats, products: Doubles, size: int, bits: int, symmetric:
             errors[row - first] = error
         left[last:] -= upper[first:last, last:].T @ errors
     wide_zeros = np.repeat(zeros, size, axis=0)
-    return Grouped(_filled(integers, wide_zeros, count), scales, zeros.astype(np.uint8), size)
+    return Grouped(_filled(integers, wide_zeros, count), scales, zeros.astype(np.uint8), size, "gptq")
 
 
 def _inverse_factor(products: Doubles) -> Doubles:
@@ -125,8 +128,9 @@ def _grid(groups: Floats, cut: float, bits: int, symmetric: bool) -> tuple[Float
     if symmetric:  # the side that reaches further gets the step that the other lacks: scales may be negative
         half = 2 ** (bits - 1)
         furthest = np.where(high > -low, high, low)
-        scale = np.where(furthest == 0, 1.0, -furthest / half)
-        return scale.astype(np.float32), np.full_like(scale, half, np.float32)
+        scale = -furthest / half
+        scale = np.where(np.abs(scale) < _LEAST, 1.0, scale).astype(np.float32)
+        return scale, np.full_like(scale, half, np.float32)
     scale = (high - low) / (2**bits - 1)
-    scale = np.where(scale == 0, 1.0, scale).astype(np.float32)
+    scale = np.where(scale < _LEAST, 1.0, scale).astype(np.float32)
     return scale, np.clip(np.rint(-low / scale), 0, 2**bits - 1).astype(np.float32)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import onnx
-import onnx.version_converter
 
 from accel.compress.calibration_data import calibration_samples
 from accel.compress.grouped_weights import refill_blocks_
 from accel.compress.ignored_scope import IgnoredScope, resolve
-from accel.compress.onnx_writing import load, name_all_nodes_, write
+from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
 from accel.compress.product_rounding import rounded
 from accel.compress.product_weights import Tally, constant_products, products_from_gemms_, require_any, tables
 from accel.compress.qdq_nncf import compressed
 from accel.compress.quantized_graph import require_float, tidy_
 from accel.compress.weight_settings import CompressedWeights, WeightCalibration
 from accel.contracts import Job
-from accel.errors import PassFault
 from accel.model import OnnxModel
 
 BLOCK_OPSET = 21
@@ -26,7 +24,7 @@ def quantize(
     model: OnnxModel, job: Job, weights: CompressedWeights, calibration: WeightCalibration, scope: IgnoredScope
 ) -> OnnxModel:
     """See ``QuantizeWeightOnlyNncf``."""
-    source, converted = _raised(load(model.path))
+    source, converted = raised_opset(load(model.path), BLOCK_OPSET, BLOCK_OPSET, "DequantizeLinear in blocks")
     require_float(source)
     name_all_nodes_(source)
     ignored = set(resolve(scope, source.graph))
@@ -41,34 +39,25 @@ def quantize(
     require_any(products, found)
     samples = calibration_samples(job, model.signature, calibration.num_samples) if weights.algorithm != "rtn" else None
     quantized = compressed(source, weights, sorted(ignored | convolutions), samples if weights.algorithm == "awq" else None)
+    algorithms: dict[str, str] = {}
     if weights.algorithm == "gptq":
         names = [name for name, kind in _stored(quantized, set(products)).items() if "int4" in kind]
-        made = rounded(source, names, size=weights.group_size, bits=4, symmetric=weights.symmetric, samples=samples, job=job)
-        refill_blocks_(quantized, dict(made))
+        made = dict(
+            rounded(source, names, size=weights.group_size, bits=4, symmetric=weights.symmetric, samples=samples, job=job)
+        )
+        algorithms = {name: made[name].algorithm for name in refill_blocks_(quantized, made)}
+    elif weights.algorithm == "awq":
+        algorithms = dict.fromkeys((name for name, kind in _stored(quantized, set(products)).items() if "int4" in kind), "awq")
     tidy_(quantized, source)
     for name, kind in _stored(quantized, {*products, *(node.name for gathers in found.values() for node in gathers)}).items():
         if kind:
-            tally.put(tally.done, f"weights in {kind} by {weights.algorithm if '4' in kind else 'rtn'}", name)
+            tally.put(tally.done, f"weights in {kind} by {algorithms.get(name, 'rtn')}", name)
         else:
             tally.put(tally.left, "left by nncf", name)
     path = job.folder / "model.onnx"
     write(quantized, path)
     notes = (*converted, *tally.notes(), *(samples.notes if samples is not None else ()))
     return OnnxModel(path=path, signature=model.signature).noting(*notes)
-
-
-def _raised(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if found >= BLOCK_OPSET:
-        return model, ()
-    try:
-        converted = onnx.version_converter.convert_version(model, BLOCK_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        raise PassFault(
-            f"opset {found} has no DequantizeLinear in blocks ({BLOCK_OPSET} has), and the model cannot be converted: {error};"
-            f" export it with opset: {BLOCK_OPSET}"
-        ) from error
-    return converted, (f"converted from opset {found} to {BLOCK_OPSET}: weights in groups need {BLOCK_OPSET}",)
 
 
 def _stored(model: onnx.ModelProto, names: set[str]) -> dict[str, str]:

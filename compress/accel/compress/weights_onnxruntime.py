@@ -42,13 +42,16 @@ def quantize(
     require_any(products, found)
     bits = 4 if weights.dtype == "int4" else 8
     samples = calibration_samples(job, model.signature, calibration.num_samples) if weights.algorithm == "gptq" else None
-    made = rounded(graph, products, size=weights.group_size, bits=bits, symmetric=weights.symmetric, samples=samples, job=job)
-    multiply_in_bits_(graph, dict(made), bits)
+    made = dict(
+        rounded(graph, products, size=weights.group_size, bits=bits, symmetric=weights.symmetric, samples=samples, job=job)
+    )
+    multiply_in_bits_(graph, made, bits)
     tables_by_row_(graph, found)
     tidy_(graph, graph)
-    how = f"by {weights.algorithm}, a scale{'' if weights.symmetric else ' and a zero point'} for {weights.group_size} each"
+    grid = f"a scale{'' if weights.symmetric else ' and a zero point'} for {weights.group_size} each"
     for name in products:
-        tally.put(tally.done, f"products, weights in {bits} bits {how}; activations stay in float32", name)
+        how = f"products, weights in {bits} bits by {made[name].algorithm}, {grid}; activations stay in float32"
+        tally.put(tally.done, how, name)
     for name in found:
         tally.put(tally.done, "embedding tables in INT8 for each row", name)
     path = job.folder / "model.onnx"

@@ -52,6 +52,8 @@ def run(
     """
     if path.suffix != ".onnx":
         raise UsageError(f"{path}: found {path.suffix or 'no ending'}, allowed is .onnx")
+    if below_db is not None and not isfinite(below_db):
+        raise UsageError(f"--below: found {below_db}, allowed is a number of decibels")
     onnx_file.read(path)
     found = File(path.absolute(), Target(backend, _known(backend)))
     expected = _expected(path if against is None else against, vs_backend, allowed)

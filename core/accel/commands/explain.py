@@ -98,6 +98,8 @@ def _require(given: Given) -> None:
         )
     if given.measured and (given.times or given.onnx):
         raise UsageError(f"{given.path}: it is profiled here; saved times and --onnx go with layers that trtexec saved")
+    if given.path.suffix == ".engine" and given.times:
+        raise UsageError(f"{given.path}: an engine is timed here; saved times go with layers that trtexec saved")
     if given.measured:
         onnx_file.read(given.path)
 

@@ -322,11 +322,14 @@ def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, tar
 
 
 def _controlled_metric(once: Any, index: int, made: Pass, task: TaskSettings | None) -> None:
-    """What ``accuracy_control`` judges by is one of the task's metrics, or ``agreement`` (which needs no labels)."""
+    """What ``accuracy_control`` judges by is one of the task's metrics, or what takes their place without labels."""
     control = getattr(made, "accuracy_control", None)
     metric = getattr(control, "metric", None)
-    if metric not in (None, "agreement") and task is not None and metric not in task.metrics:
-        near = suggestion(metric, list(task.metrics)) or f"; allowed: {', '.join(task.metrics)}"
+    if metric is None or task is None:
+        return
+    allowed = [*task.metrics, "cosine" if task.type == "embedding" else "agreement"]
+    if metric not in allowed:
+        near = suggestion(metric, allowed) or f"; allowed: {', '.join(allowed)}"
         once(("passes", index, "accuracy_control", "metric"), f"the task has no metric {shown(metric)}{near}")
 
 

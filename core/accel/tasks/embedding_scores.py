@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from accel.contracts import Score
+from accel.directions import nearest
 from accel.errors import DataFault
 from accel.imports import ImportPolicy
 from accel.tasks.metric_names import NEAREST
@@ -15,12 +16,7 @@ from accel.tasks.metrics import custom, require_no_nan
 from accel.tasks.scoring import Answers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from accel.contracts import Array
-
-_PIECE = 1024
-"""Samples whose similarities to all others are held at once."""
 
 
 def score(answers: Answers, metrics: Sequence[str], policy: ImportPolicy) -> tuple[dict[str, Score], list[str]]:
@@ -50,19 +46,10 @@ def score(answers: Answers, metrics: Sequence[str], policy: ImportPolicy) -> tup
 
 def nearest_label(vectors: Array, labels: Array) -> Score:
     """Whether the nearest other sample, by cosine, has the same label: right or wrong for each of (n, width)."""
-    unit = _unit(np.asarray(vectors, np.float64))
-    found = np.zeros(len(unit), np.float64)
-    for start in range(0, len(unit) if len(unit) > 1 else 0, _PIECE):
-        piece = unit[start : start + _PIECE] @ unit.T
-        rows = np.arange(len(piece))
-        piece[rows, start + rows] = -np.inf  # not itself
-        found[start : start + _PIECE] = labels[piece.argmax(axis=1)] == labels[start : start + _PIECE]
+    if len(vectors) < 2:
+        return Score(0.0, np.zeros(len(vectors), np.float64))
+    found = np.asarray(labels[nearest(vectors)] == labels, np.float64)
     return Score(float(found.mean()), found)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(length > 0, length, 1.0))
 
 
 def _require_vectors(outputs: Sequence[Array], samples: int) -> None:

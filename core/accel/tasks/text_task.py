@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from accel.contracts import Batch, Predict, Score, Split
+from accel.contracts import AnswerKind, Batch, Predict, Score, Split
 from accel.errors import DataFault
 from accel.imports import ImportPolicy
 from accel.model import Signature, TensorSpec
@@ -61,7 +61,7 @@ class TextTask:
         self._labels: dict[Split, Array] = {}
 
     @property
-    def answers(self) -> Literal["classes", "embeddings"]:
+    def answers(self) -> AnswerKind:
         """What the model's first output holds for each sample."""
         return "classes" if isinstance(self.settings, TextClassificationSettings) else "embeddings"
 

@@ -90,6 +90,22 @@ def test_without_labels_the_float_models_answers_are_what_counts(
     assert found.metric == "agreement" and found.reference == 1.0
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_embeddings_are_judged_by_where_they_point(
+    run: Run, breakable_module: TorchModel, make_task: type[Task], labelled: bool
+) -> None:
+    task = make_task(breakable_module, labelled=labelled, answers="embeddings")
+    _, found = run(AccuracyControl(max_drop=0.01), task=task)
+    assert [layer.layer for layer in found.kept] == [BROKEN] and found.passed
+    assert found.metric == "cosine" and found.reference == 1.0 and found.value is not None and 0.99 <= found.value < 1.0
+    assert found.tried[0].value is not None and found.tried[0].value < 0.95
+
+
+def test_agreement_may_be_asked_for_where_there_are_labels_too(run: Run) -> None:
+    _, found = run(replace(BUDGET, metric="agreement"))
+    assert [layer.layer for layer in found.kept] == [BROKEN] and found.metric == "agreement" and found.reference == 1.0
+
+
 def test_where_everything_may_be_in_int8_the_engines_file_is_the_result_and_nothing_is_ranked(
     run: Run,
     breakable_file: OnnxModel,
@@ -204,7 +220,7 @@ def test_where_no_candidate_runs_that_is_said(run: Run, make_probe: type[Session
 def test_what_is_missing_or_misspelt_is_said(run: Run, breakable_module: TorchModel, make_task: type[Task]) -> None:
     with pytest.raises(PassFault, match=r"no probe; run it in a recipe, or give Job\.local"):
         run(probe=None, folder="a")
-    with pytest.raises(PassFault, match="no metric is called 'top2' here; allowed: top1, closeness"):
+    with pytest.raises(PassFault, match="no metric is called 'top2' here; allowed: top1, closeness, agreement"):
         run(AccuracyControl(metric="top2"), folder="b")
     with pytest.raises(PassFault, match=r"allowed: agreement, since data\.selection has no labels"):
         run(AccuracyControl(metric="top1"), task=make_task(breakable_module, labelled=False), folder="c")

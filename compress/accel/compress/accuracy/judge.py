@@ -21,18 +21,15 @@ from accel.compress.accuracy.mixed_graph import MixedGraph
 from accel.compress.accuracy.search import Kept
 from accel.compress.data_fit import inputs_of
 from accel.compress.onnx_writing import write
+from accel.compress.output_likeness import LIKENESS, Compared, Remembered, answers_of, has_answers
 from accel.contracts import Compiled, Job, Predict, Task
 from accel.errors import DataFault, PassFault
 from accel.model import OnnxModel
 
 Array = NDArray[Any]
 
-AGREEMENT = "agreement"
 RANKING_SAMPLES = 64
 """Layers are ranked on at least so many samples, in whole batches: SQNR is a mean over all values of an output."""
-
-REMEMBERED = 1 << 24
-"""At most this many output values of the float model are kept for comparison; samples beyond them do not count for SQNR."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class Judge:
         self.split: Literal["selection", "calibration"] = "selection" if task.has("selection") else "calibration"
         first = next(iter(task.selection()), None) if self.split == "selection" else None
         self._labelled = first is not None and first.labels is not None
+        self._kind = answers_of(task)
         probe = job.probe
         self._identity = {
             "what": "accuracy of a quantized model",
@@ -143,18 +141,17 @@ class Judge:
     @cached_property
     def _float(self) -> tuple[dict[str, Any], list[Array]]:
         """Metrics of the float model, and its first output batch by batch, as far as memory is meant for it."""
-        kept = _Kept()
+        kept = Remembered()
         with self._compiled(self._model) as predict:
-            return {"metrics": self._metrics(predict, kept, "the float model"), "noise": 0.0}, kept.batches
+            return {"metrics": self._metrics(predict, kept, must=True), "noise": 0.0}, kept.batches
 
     def _whole(self, kept: Kept) -> dict[str, Any]:
-        compared = _Compared(self._float[1])
+        compared = self._beside(self._float[1])
         with self.file(kept) as model, self._compiled(model) as predict:
-            return {"metrics": self._metrics(predict, compared, None), "noise": compared.noise()}
+            return {"metrics": self._metrics(predict, compared, must=False), "noise": compared.noise()}
 
     def _few(self, kept: Kept) -> dict[str, Any]:
-        reference, seen = self._float[1], 0
-        compared = _Compared(reference)
+        compared, seen = self._beside(self._float[1]), 0
         with self.file(kept) as model, self._compiled(model) as predict:
             for given in self._batches():
                 compared.append(predict(given)[0])
@@ -163,19 +160,22 @@ class Judge:
                     break
         return {"metrics": {}, "noise": compared.noise()}
 
+    def _beside(self, reference: Sequence[Array]) -> Compared:
+        return Compared(reference, self._kind, "quantize: a candidate")
+
     def _batches(self) -> Iterator[dict[str, Array]]:
         for batch in self._task.selection() if self.split == "selection" else self._task.calibration():
             yield inputs_of(batch, self._model.signature, self.split)
 
-    def _metrics(self, predict: Predict, outputs: _Kept | _Compared, must: str | None) -> dict[str, list[Any]]:
+    def _metrics(self, predict: Predict, outputs: Remembered | Compared, must: bool) -> dict[str, list[Any]]:
         """Name to value and whether higher is better; the first output of every batch is appended to ``outputs``.
 
-        ``must``: whose answers have to be numbers.
+        ``must``: whether the answers have to be numbers.
         """
         if not self._labelled:
             for given in self._batches():
                 outputs.append(predict(given)[0])
-            return {AGREEMENT: [outputs.agreement(), True]}
+            return self._with_likeness({}, outputs)
         finite = True
 
         def noted(given: Mapping[str, Array]) -> Sequence[Array]:
@@ -188,75 +188,26 @@ class Judge:
         try:
             scores = self._task.score(noted, "selection")
         except DataFault:  # a task may refuse to judge what is no number: such a candidate is worth nothing
-            if finite or must is not None:
+            if finite or must:
                 raise
             return {}
-        if not scores:
-            raise DataFault("selection: the task has no metric to judge by")
-        return {
+        found = {
             name: [score.value if isfinite(score.value) else None, score.higher_is_better] for name, score in scores.items()
         }
+        return self._with_likeness(found, outputs)
 
-
-class _Kept:
-    """The float model's first output, batch by batch."""
-
-    def __init__(self) -> None:
-        self.batches: list[Array] = []
-        self._held = 0
-
-    def append(self, output: Array) -> None:
-        self._held += output.size
-        if self._held <= REMEMBERED:
-            self.batches.append(np.array(output))
-
-    def agreement(self) -> float:
-        """With itself. DataFault where an output names no class, so that nothing can agree."""
-        if self.batches and not _has_classes(self.batches[0]):
-            raise DataFault(
-                "quantize: accuracy_control: the selection data have no labels, and the model's first output "
-                f"({list(self.batches[0].shape)}) holds no class scores whose largest could agree; give labels or a metric"
-            )
-        return 1.0
-
-
-class _Compared:
-    """A first output batch by batch, beside what the float model gave."""
-
-    def __init__(self, reference: Sequence[Array]) -> None:
-        self._reference = reference
-        self._batch = self._same = self._count = 0
-        self._signal = self._error = 0.0
-
-    @property
-    def done(self) -> bool:
-        return self._batch >= len(self._reference)
-
-    def append(self, output: Array) -> None:
-        if self.done:
-            return
-        wanted = self._reference[self._batch]
-        self._batch += 1
-        if wanted.shape != output.shape:
-            raise PassFault(f"quantize: a candidate gives {list(output.shape)} instead of {list(wanted.shape)}")
-        exact = wanted.astype(np.float64)
-        self._signal += float((exact**2).sum())
-        self._error += float(((exact - output) ** 2).sum())
-        if _has_classes(wanted):
-            same = wanted.argmax(1) == output.argmax(1)
-            self._same += int(same.sum())
-            self._count += same.size
-
-    def noise(self) -> float | None:
-        """Squared error over squared output; None where it is no number."""
-        if self._error == 0:
-            return 0.0
-        return self._error / self._signal if self._signal and isfinite(self._error) else None
-
-    def agreement(self) -> float | None:
-        """The part of the answers (largest along the second axis) that are the float model's."""
-        return self._same / self._count if self._count and isfinite(self._error) else None
-
-
-def _has_classes(output: Array) -> bool:
-    return output.ndim > 1 and output.shape[1] > 1
+    def _with_likeness(self, metrics: dict[str, list[Any]], outputs: Remembered | Compared) -> dict[str, list[Any]]:
+        """And how alike the answers are to the float model's, last. DataFault where nothing is left to judge by."""
+        name = LIKENESS[self._kind]
+        if isinstance(outputs, Compared):
+            return {**metrics, name: [outputs.likeness(), True]}
+        if outputs.batches and has_answers(outputs.batches[0], self._kind):
+            return {**metrics, name: [1.0, True]}
+        if metrics:
+            return metrics
+        shape = list(outputs.batches[0].shape) if outputs.batches else "too large to be kept"
+        what = "class scores whose largest could agree" if self._kind == "classes" else "one vector for each sample"
+        raise DataFault(
+            f"quantize: accuracy_control: there is no metric for {self.split} data, and the model's first output "
+            f"({shape}) does not hold {what}; give labels or a metric"
+        )
