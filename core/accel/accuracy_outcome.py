@@ -43,9 +43,10 @@ class AccuracyOutcome(Entry):
     """``passed``: the result keeps the budget on ``split``; else it is the best effort, the closest of what was tried.
 
     ``metric``: the task's; or ``agreement`` with the float model, of embeddings the ``cosine`` to it. ``reference``: its value
-    for the float model on the same target; ``value``: of the result. ``max_drop``, ``drop_type``: the budget. ``tried``: in order, the
-    first has every layer in INT8. ``stopped``: what ended the search early, null where it ran to its end. ``float_ms``: latency
-    of the float model beside the candidates that were timed. ``layers``: all that can be kept back, the most harmful first.
+    for the float model on the same target; ``value``: of the result. ``max_drop``, ``drop_type``: the budget. ``tried``: in
+    order, the first has every layer in INT8. ``stopped``: what ended the search early, null where it ran to its end.
+    ``float_ms``: latency of the float model beside the candidates that were timed. ``layers``: all that can be kept back, the
+    most harmful first.
     """
 
     passed: bool

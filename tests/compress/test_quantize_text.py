@@ -204,7 +204,7 @@ def test_gptq_is_closer_than_rounding_and_than_the_librarys_rounding(model: Onnx
 
 def test_nncf_writes_what_openvino_keeps_compressed(model: OnnxModel, job: Job) -> None:
     found = QuantizeWeightOnlyNncf(weights=CompressedWeights(dtype="int8"))(model, job)
-    assert found.notes[0] == "converted from opset 20 to 21: weights in groups need 21"
+    assert found.notes[0] == "converted from opset 20 to 21: DequantizeLinear in blocks needs 21"
     assert "quantized: 3 weights in uint8 by rtn" in found.notes
     assert error(model, found, OpenVino) < 0.02 and error(model, found) < 0.02
     assert found.path.stat().st_size < 0.5 * model.path.stat().st_size
