@@ -116,8 +116,7 @@ class TargetProbe:
         """
         if not models:
             return []
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="probe-") as place:
-            folder = Path(place)
+        with self._place() as folder:
             candidates = self._prepared(models, precision or self.precision, folder)
             with self._child(folder) as child:
                 found: dict[int, float] = {}
@@ -136,14 +135,18 @@ class TargetProbe:
 
         TorchModels are exported, files are taken as they are.
         """
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="probe-") as place:
-            answers = Answers(
-                self._child, lambda model, folder: self._file(model, "fp32", folder), Path(place), self._target.backend
-            )
+        with self._place() as place:
+            answers = Answers(self._child, lambda model, folder: self._file(model, "fp32", folder), place, self._target.backend)
             try:
                 yield answers.compiled
             finally:
                 answers.close()
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """A folder for one use. Locked: a store sweeps what nobody holds, at once after a kill and never while it is used."""
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="probe-") as place, exclusive(Path(place) / "lock"):
+            yield Path(place)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
