@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from accel.contracts import Array
+Array = NDArray[Any]
 
 _PIECE = 512
 """Samples that are worked on at once."""
