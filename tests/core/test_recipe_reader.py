@@ -324,7 +324,7 @@ def test_a_value_out_of_range_is_refused(home: Path, line: str, says: str) -> No
         ("task: {type: image_classification, metrics: []}", "found an empty list, allowed: top1, top5"),
         ("task: {type: image_classification, preprocess: {color: grey}}", "allowed: rgb, bgr, gray; did you mean 'gray'?"),
         ("passes: [{type: quantize, engine: nnfc}]", "allowed: auto, onnxruntime, nncf; did you mean 'nncf'?"),
-        ("passes: [{type: quantize, approach: mixed}]", "found 'mixed', allowed: dynamic, qat, static, weight_only"),
+        ("passes: [{type: quantize, approach: mixed}]", "found 'mixed', allowed: qat, static, dynamic, weight_only"),
         ("passes: [{type: simplify, engine: nncf}]", "simplify has none, leave the key out"),
     ],
 )
