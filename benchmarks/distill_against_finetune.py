@@ -2,25 +2,63 @@
 
     python benchmarks/distill_against_finetune.py
 
-Fashion-MNIST, three seeds, with all training images and with few of them. A step with a teacher takes longer, so both arms are
-timed first and each gets as many steps as fit into --seconds. About 20 minutes on two quiet cores with the default of 60 s;
-started again after it was ended, it goes on where it was.
+Fashion-MNIST, three seeds, with all training images and with few of them. A teacher costs time, at each step or, where nothing
+changes the images, once for each of them. What a step of each arm costs is timed first, a few hundred of both in turn, and each
+arm gets as many as fit into --seconds: a machine that is slow for a while then takes longer, and favours neither. About 20
+minutes on two quiet cores with the default of 60 s; started again after it was ended, it goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import runpy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
-from experiment import Experiment, Right, data_overrides, over_seeds, paired, parser, points, right, say, training_s
+from accel.compress.distill import DistillationLoss
+from accel.compress.loss_settings import LossTerm
+from accel.compress.prune import prune_channels
+from accel.compress.training.device import native_bf16
+from experiment import RECIPES, Experiment, Right, data_overrides, over_seeds, paired, parser, points, right, say, training_s
 
 ARMS = ("finetune", "distill")
-TIMED = (100, 400)
-"""Steps of the two runs whose difference says what a step takes: what a run costs besides is in both."""
+ALL = 59_000
+"""Training images of the recipe."""
+
+TERMS = (LossTerm("logits", weight=0.9, temperature=4.0), LossTerm("task", weight=0.1))
+"""The default of ``distill``."""
+
+TIMED = 200
+"""Steps of each kind, in turn."""
+
+BATCH = 128
+"""As in the recipe."""
+
+MIN_EPOCHS = 2
+"""From here on the teacher is asked once for each image: accel.compress.training.teacher_answers."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds: of a step without a teacher, of one that knows the teacher's answers, and of the teacher's for one batch."""
+
+    finetune: float
+    distill: float
+    teacher: float
+
+    def steps(self, seconds: float, images: int) -> dict[str, int]:
+        """How many steps of each arm fit."""
+        asked_once = int((seconds - self.teacher * images / BATCH) / self.distill)
+        if asked_once * BATCH < MIN_EPOCHS * images:
+            asked_once = int(seconds / (self.distill + self.teacher))
+        return {"finetune": max(1, int(seconds / self.finetune)), "distill": max(1, asked_once)}
 
 
 @dataclass(frozen=True)
@@ -52,22 +90,50 @@ class Study:
         report, folder = self.lab.run("fashion_chain.yaml", words, benchmark=False)
         return training_s(report, arm), folder / "targets" / "onnxruntime-cpu" / "model.onnx"
 
-    def steps(self, arm: str) -> int:
-        """How many fit into the budget."""
-        short, long = (self.arm(arm, count, None, 0, f"timed_{arm}_{count}")[0] for count in TIMED)
-        per_step = (long - short) / (TIMED[1] - TIMED[0])
-        if per_step <= 0:
-            raise SystemExit(
-                f"{arm}: {TIMED} steps took {short:.1f} and {long:.1f} s; delete --output and run on a quiet machine"
-            )
-        fixed = max(0.0, short - TIMED[0] * per_step)
-        found = max(1, round((self.seconds - fixed) / per_step))
-        say(f"{arm}: {1e3 * per_step:.1f} ms a step, {found} steps in {self.seconds:g} s")
+    def measured_costs(self) -> Costs:
+        """Taken once for an output folder, so that a study that was ended goes on with the same steps."""
+        kept = self.lab.output / "costs.json"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(asdict(self.costs())) + "\n", encoding="utf-8")
+        return Costs(**json.loads(kept.read_text(encoding="utf-8")))
+
+    def costs(self) -> Costs:
+        """Of the pruned network, on random images, with the recipe's losses."""
+        teacher = runpy.run_path(str(RECIPES / "fashion_cnn.py"))["fashion_cnn"]().eval()
+        images, labels = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 10
+        student = prune_channels(teacher, images[:2], pruning_ratio=self.ratio, round_to=4).train()
+        optimizer = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9)
+        bf16 = native_bf16(torch.device("cpu"))
+        loss = DistillationLoss(TERMS, student, teacher, images[:2], teacher_dtype=torch.bfloat16 if bf16 else None)
+        answers = loss.answers(images)
+        assert answers is not None
+
+        def step(with_teacher: bool) -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                scores = student(images)
+            if with_teacher:
+                loss.recall(answers)
+            value = loss(images, scores.float(), labels) if with_teacher else functional.cross_entropy(scores.float(), labels)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+
+        kinds: tuple[Callable[[], object], ...] = (lambda: step(False), lambda: step(True), lambda: loss.answers(images))
+        taken = np.empty((TIMED, len(kinds)))
+        for turn in range(TIMED):
+            for index, kind in enumerate(kinds):
+                began = time.perf_counter()
+                kind()
+                taken[turn, index] = time.perf_counter() - began
+        found = Costs(*np.median(taken, axis=0).tolist())
+        step_ms = [1e3 * value for value in asdict(found).values()]
+        say("a step {:.1f} ms, distilled {:.1f} ms; the teacher's answers for a batch {:.1f} ms".format(*step_ms))
         return found
 
 
-def study(chosen: Study, seeds: Sequence[int], counts: dict[str, int]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The table and its figures."""
+def study(chosen: Study, seeds: Sequence[int], costs: Costs | None) -> tuple[list[str], list[dict[str, Any]]]:
+    """The table and its figures. ``costs`` None: a few steps each."""
     with np.load(chosen.shared / "data" / "fashion_mnist.npz") as data:
         images = data["test_images"][:, None].astype(np.float32) / 255
         labels = data["test_labels"]
@@ -78,9 +144,10 @@ def study(chosen: Study, seeds: Sequence[int], counts: dict[str, int]) -> tuple[
     figures: list[dict[str, Any]] = []
     for samples in (None, chosen.few):
         differences: list[float] = []
+        counts = dict.fromkeys(ARMS, 5) if costs is None else costs.steps(chosen.seconds, samples or ALL)
         for seed in seeds:
             cells, rights = [], list[Right]()
-            entry: dict[str, Any] = {"samples": samples or 59_000, "seed": seed}
+            entry: dict[str, Any] = {"samples": samples or ALL, "seed": seed}
             for arm in ARMS:
                 name = f"{arm}_{samples or 'all'}_{seed}"
                 seconds, file = chosen.arm(arm, counts[arm], samples, seed, name)
@@ -106,9 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     chosen = words.parse_args(arguments)
     asked = Study(Experiment.chosen(chosen), chosen.shared, chosen.ratio, chosen.few, chosen.seconds, chosen.lr)
-    counts = dict.fromkeys(ARMS, 5) if chosen.quick else {arm: asked.steps(arm) for arm in ARMS}
-    table, figures = study(asked, chosen.seeds, counts)
-    asked.lab.keep("distill_against_finetune", {"steps": counts, "runs": figures}, table)
+    costs = None if chosen.quick else asked.measured_costs()
+    table, figures = study(asked, chosen.seeds, costs)
+    told = None if costs is None else asdict(costs)
+    asked.lab.keep("distill_against_finetune", {"seconds": asked.seconds, "costs": told, "runs": figures}, table)
 
 
 if __name__ == "__main__":

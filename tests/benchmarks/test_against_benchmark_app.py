@@ -1,8 +1,9 @@
-"""The script that holds our medians against other tools': what it reads, and when it says PASS. The runs are its own."""
+"""The script that holds our medians against other tools': programs that fail, and when it says PASS. The runs are its own."""
 
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper
 import against_benchmark_app as script
 from accel.errors import WorkFault
 from accel.report import Estimate
+from measuring_programs import Program
+from time_slices import Pace
 
 
 @pytest.mark.parametrize(
@@ -30,17 +33,14 @@ def test_the_verdict_is_taken_from_the_interval(low: float, value: float, high: 
     assert script.verdict(Estimate(value=value, low=low, high=high), 0.03) == said
 
 
-def test_the_median_is_read_in_either_unit() -> None:
-    said = "[ INFO ] Latency:\n[ INFO ]    Median:        {}\n[ INFO ]    Average:       803.95 us\n"
-    assert script.median_ms(said.format("233.49 us")) == pytest.approx(0.23349)
-    assert script.median_ms(said.format("1.87 ms")) == pytest.approx(1.87)
-    with pytest.raises(WorkFault, match="no median"):
-        script.median_ms("[ ERROR ] no such file")
+def test_a_program_that_ends_before_it_measures_is_told_with_its_last_words() -> None:
+    with pytest.raises(WorkFault, match="ended with 3; the last it said: no such file"):
+        Program([sys.executable, "-c", "print('no such file'); raise SystemExit(3)"])
 
 
 @pytest.mark.slow
 def test_every_arm_runs_the_same_file(tmp_path: Path) -> None:
-    """Each in a process of its own; figures of half a second are not judged."""
+    """Each in a process of its own; figures of a second are not judged."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     path = tmp_path / "net.onnx"
@@ -51,8 +51,8 @@ def test_every_arm_runs_the_same_file(tmp_path: Path) -> None:
     for backend, names in (("onnxruntime", {"ours", "bare loop"}), ("openvino", {"ours", "bare loop", "benchmark_app"})):
         folder = tmp_path / backend
         folder.mkdir()
-        comparison = script.Comparison(script.File("net", path), backend, folder, 0.5)
+        comparison = script.Comparison(script.File("net", path), backend, folder, 1)
         assert set(comparison.arms()) == names
-        found = comparison.restart(random.Random(0))
+        found = comparison.restart(random.Random(0), Pace()).medians
         assert names <= set(found)
         assert all(0 < median < 50 for median in found.values())

@@ -82,6 +82,7 @@ class DistillationLoss(nn.Module):
         self._asked: dict[str, Capture] = {}
         self._checked = example is not None
         self._contiguous = False
+        self._recalled: Tensor | None = None
         layers = [pair for term in self.terms if (pair := term.layers) is not None]
         if example is not None:
             self._prepare(student, _sequence(example), layers, seed)
@@ -97,7 +98,7 @@ class DistillationLoss(nn.Module):
         ``labels``: class indices (n,), or shares (n, classes) from mixed samples; None where no term reads them.
         """
         scores = first_tensor(outputs, "the student's output")
-        wanted = self._ask_teacher(_sequence(inputs), scores)
+        wanted = self._wanted(_sequence(inputs), scores)
         mine = {path: capture.take() for path, capture in self._watched.items()}
         theirs = {path: capture.take() for path, capture in self._asked.items()}
         total = scores.new_zeros((), dtype=torch.promote_types(scores.dtype, torch.float32))
@@ -115,6 +116,16 @@ class DistillationLoss(nn.Module):
                 total = total + term.weight * value
         self.parts = parts
         return total
+
+    def answers(self, inputs: Tensor | Sequence[Tensor]) -> Tensor | None:
+        """What the teacher says of ``inputs``: its first output. None where that is not all that the terms ask of it."""
+        if not any(term.compares_logits for term in self.terms) or self._asked or not self._teacher:
+            return None
+        return self._said_by(self._teacher[0], _sequence(inputs))
+
+    def recall(self, answers: Tensor) -> None:
+        """Take these for the teacher's at the next call, which then does not ask it."""
+        self._recalled = answers
 
     def close(self) -> None:
         """Take the hooks off the student. The loss can no longer be asked where a term compares layers."""
@@ -148,23 +159,27 @@ class DistillationLoss(nn.Module):
         except RuntimeError:  # ``view`` refuses the layout that the student may be trained in
             self._contiguous = True
 
-    def _ask_teacher(self, inputs: Sequence[Tensor], scores: Tensor) -> Tensor | None:
+    def _wanted(self, inputs: Sequence[Tensor], scores: Tensor) -> Tensor | None:
         """The teacher's first output for ``inputs``, where any term needs it."""
         if not self._teacher:
             return None
-        teacher = self._teacher[0]
-        if device_of(teacher) != scores.device:
-            teacher.to(scores.device)
-        kind = scores.device.type
-        mixed = torch.autocast(kind, self._teacher_dtype) if self._teacher_dtype is not None else nullcontext()
-        with torch.no_grad(), mixed:
-            given = [value.contiguous() for value in inputs] if self._contiguous else inputs
-            wanted = first_tensor(teacher(*given), "the teacher's output")
+        wanted, self._recalled = self._recalled, None
+        if wanted is None:
+            wanted = self._said_by(self._teacher[0], inputs)
         if not self._checked:
             self._require_same_classes(scores, wanted)
             require_finite(wanted, "teacher")
             self._checked = True
         return wanted
+
+    def _said_by(self, teacher: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+        device = inputs[0].device
+        if device_of(teacher) != device:
+            teacher.to(device)
+        mixed = torch.autocast(device.type, self._teacher_dtype) if self._teacher_dtype is not None else nullcontext()
+        with torch.no_grad(), mixed:
+            given = [value.contiguous() for value in inputs] if self._contiguous else inputs
+            return first_tensor(teacher(*given), "the teacher's output")
 
     def _require_same_classes(self, scores: Tensor, wanted: Tensor) -> None:
         comparing = list(dict.fromkeys(term.type for term in self.terms if term.compares_logits))

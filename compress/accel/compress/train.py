@@ -140,7 +140,7 @@ def _folder(world: World, model: TorchModel, job: Job, settings: Train, name: st
     """Where this training keeps its checkpoint: another folder for anything that would give another result."""
     assert job.task is not None
     record = {
-        "loop": 2,
+        "loop": 3,
         "settings": {**asdict(settings), "checkpoint_every_s": None},
         "identity": identity,
         "seed": job.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,11 +40,15 @@ class Course:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """This process's part of a step's batch, on the device. ``weight``: what its mean counts among the processes' means."""
+    """This process's part of a step's batch, on the device. ``weight``: what its mean counts among the processes' means.
+
+    ``indices``: which samples these are.
+    """
 
     inputs: Sequence[Tensor]
     labels: Tensor | None
     weight: float
+    indices: NDArray[np.int64]
 
 
 class Batches:
@@ -77,7 +81,7 @@ class Batches:
         inputs, labels = self._samples.batch(mine)
         moved = [tensor.to(self._device) for tensor in inputs]
         weight = len(mine) * self._world.size / size
-        return TrainingBatch(moved, None if labels is None else labels.to(self._device), weight)
+        return TrainingBatch(moved, None if labels is None else labels.to(self._device), weight, mine)
 
     def of(self, step: int, *, channels_last: bool) -> TrainingBatch:
         """The samples of ``step`` as they are trained on: changed by chance, in the memory layout asked for."""
@@ -88,4 +92,19 @@ class Batches:
             generator.manual_seed(derived_seed(self._seed, "augmentation", step, self._world.rank))
             changed = augmented(inputs[self._image], labels, self._augmentation, self._classes, generator)
             inputs[self._image], labels = changed
-        return TrainingBatch([in_layout(tensor, channels_last) for tensor in inputs], labels, batch.weight)
+        return TrainingBatch([in_layout(tensor, channels_last) for tensor in inputs], labels, batch.weight, batch.indices)
+
+    @property
+    def changed_by_chance(self) -> bool:
+        """Whether a sample looks different from epoch to epoch."""
+        return self._image is not None
+
+    def in_order(self, *, channels_last: bool) -> Iterator[TrainingBatch]:
+        """Every sample as it is, in batches of the full size; the last one begins earlier where it would not be full."""
+        size = self._course.batch_size
+        for start in range(0, self._course.count, size):
+            first = max(0, min(start, self._course.count - size))
+            indices = np.arange(first, min(first + size, self._course.count))
+            inputs, labels = self._samples.batch(indices)
+            moved = [in_layout(tensor.to(self._device), channels_last) for tensor in inputs]
+            yield TrainingBatch(moved, labels, 1.0, indices)

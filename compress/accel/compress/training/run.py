@@ -28,6 +28,7 @@ from accel.compress.training.optimizer import make_optimizer, optimizer_state, r
 from accel.compress.training.repeatable import seed_step
 from accel.compress.training.selection_score import judged
 from accel.compress.training.state import copied, put_, tensors_of
+from accel.compress.training.teacher_answers import Asks, learnt
 from accel.contracts import Job
 from accel.errors import AccelError, ModelFault, PassFault
 from accel.model import TorchModel
@@ -81,6 +82,7 @@ class Run:
         self.optimizer = make_optimizer(self.named, [self.module, *([self.extra] if self.extra else [])], settings)
         self.average = Average(self.module, settings.ema) if settings.ema is not None else None
         self.best: dict[str, Tensor] = {}
+        self.answers: Tensor | None = None
         self.record: dict[str, Any] = {"step": 0, "loss_sum": 0.0, "loss_steps": 0, "losses": [], "scores": [], "metric": ""}
 
     # -- the whole ------------------------------------------------------------------------------------------------------
@@ -92,6 +94,8 @@ class Run:
             if start.record.get("done"):  # killed after the training, in what its pass did next
                 return list(start.record["notes"])
             notes = [*notes, f"{self.name}: an earlier run was stopped; went on after step {self.record['step']}"]
+        if self.world.size == 1:  # several would each ask for all samples, of which each sees a part
+            notes = [*notes, *self._ask_beforehand()]
         self.saved = time.monotonic()
         forward = wrapped(self.world, self.module, self.device)
         total = self.course.total
@@ -107,6 +111,13 @@ class Run:
                 self._save()
         del forward
         return self._finish(notes)
+
+    def _ask_beforehand(self) -> list[str]:
+        """Where the teacher need not be asked at every step. Gives a note."""
+        say = self.job.progress
+        self.answers = learnt(self.loss, self.batches, self.course, channels_last=self.channels_last, progress=say)
+        asked = "nothing changes the samples, so the teacher was asked once for each, beforehand"
+        return [] if self.answers is None else [f"{self.name}: {asked}"]
 
     def leave(self) -> None:
         """Back on the CPU, in the usual memory layout, in evaluation mode, without gradients."""
@@ -155,6 +166,8 @@ class Run:
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 outputs = forward(*batch.inputs)
+            if self.answers is not None and isinstance(self.loss, Asks):
+                self.loss.recall(self.answers[batch.indices].to(self.device))
             loss: Tensor = self.loss(batch.inputs, as_float(outputs), batch.labels)
             if self.world.size > 1:  # DistributedDataParallel waits for the gradient of every output, used by the loss or not
                 loss = loss + 0.0 * sum(leaf.sum() for leaf in tree_leaves(outputs) if _has_gradient(leaf))
