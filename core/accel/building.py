@@ -233,6 +233,7 @@ class Builder:
                 "name": key,
                 **meta,
                 "notes": added(given, result),
+                "accuracy": result.accuracy if isinstance(result, OnnxModel) else None,
                 # With the step, so that they are said again where it is stored: of the models, and of the data it has read.
                 "warnings": [
                     *(given.notes if isinstance(given, TorchModel) else ()),
@@ -248,7 +249,8 @@ class Builder:
             self._warn(warning)
         if entry.meta["unchanged"] and not allow_noop:
             raise PassFault(f"{key}: changed nothing; remove the pass, or set allow_noop: true on it")
-        steps.append({**record, "seconds": entry.meta["seconds"], "cached": cached, "notes": list(entry.meta["notes"])})
+        found = {"notes": list(entry.meta["notes"]), "accuracy": entry.meta.get("accuracy")}
+        steps.append({**record, "seconds": entry.meta["seconds"], "cached": cached, **found})
         return stored(entry, self._policy, self._recipe.seed)
 
     def _require_sound(self, key: str, result: Model, back: Model) -> None:

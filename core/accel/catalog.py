@@ -24,6 +24,9 @@ PASSES: Mapping[str, str] = {
     "cast": "accel.compress.cast:Cast",
     "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",
     "quantize/static/nncf": "accel.compress.quantize_nncf:QuantizeStaticNncf",
+    "quantize/dynamic/onnxruntime": "accel.compress.quantize_dynamic:QuantizeDynamic",
+    "quantize/weight_only/onnxruntime": "accel.compress.quantize_weight_only:QuantizeWeightOnlyOnnxRuntime",
+    "quantize/weight_only/nncf": "accel.compress.quantize_weight_only:QuantizeWeightOnlyNncf",
 }
 
 BACKENDS: Mapping[str, str] = {
@@ -36,17 +39,23 @@ BACKENDS: Mapping[str, str] = {
 LINTS: Mapping[str, str] = {
     "tensorrt": "accel.accelerate.lint_tensorrt:lint",
     "tensorrt-rtx": "accel.accelerate.lint_tensorrt:lint_rtx",
+    "onnxruntime": "accel.accelerate.lint_cpu:lint_onnxruntime",
+    "openvino": "accel.accelerate.lint_cpu:lint_openvino",
 }
 """Target of ``accel lint`` to ``module:function``, which takes the path of an ONNX file and gives a list of findings."""
 
 LINT_RULES: Mapping[str, str] = {
     "tensorrt": "accel.accelerate.lint_tensorrt:rules",
     "tensorrt-rtx": "accel.accelerate.lint_tensorrt:rules_rtx",
+    "onnxruntime": "accel.accelerate.lint_cpu:rules_onnxruntime",
+    "openvino": "accel.accelerate.lint_cpu:rules_openvino",
 }
 """The same targets to ``module:function``, which gives name, severity and one line for each rule."""
 
 TASKS: Mapping[str, str] = {
     "image_classification": "accel.tasks.image_classification:ImageClassification",
+    "text_classification": "accel.tasks.text_task:TextTask",
+    "embedding": "accel.tasks.text_task:TextTask",
 }
 
 

@@ -8,14 +8,15 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from accel import options
+from accel import looking, options
 from accel.atomic import storage_fault
 from accel.benchmarks.untrusted import lines
-from accel.errors import AccelError, EnvironmentFault, StorageFault
+from accel.errors import AccelError, StorageFault
+from accel.surroundings import cache_folder, console
 
 app = typer.Typer(
     name="accel",
@@ -37,27 +38,6 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
         super().__init__(signal.Signals(number).name)
-
-
-def _console(*, error: bool) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=error, highlight=False)
-
-
-def cache_folder(chosen: Path | None, recipe_choice: Path | None = None) -> Path:
-    """``--cache-dir``, the recipe's, or the user's cache folder by the XDG convention."""
-    if chosen is not None:
-        return chosen.absolute()
-    if recipe_choice is not None:
-        return recipe_choice
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and Path(base).is_absolute():
-        return Path(base) / "accel"
-    try:
-        return Path.home() / ".cache" / "accel"
-    except RuntimeError:
-        raise EnvironmentFault("no home folder is known, so there is no place for the cache; give --cache-dir") from None
 
 
 @app.callback(invoke_without_command=True)
@@ -102,8 +82,8 @@ def optimize(
         keep_failed=keep_failed,
         as_json=as_json,
         quiet=quiet,
-        out=_console(error=False),
-        err=_console(error=True),
+        out=console(error=False),
+        err=console(error=True),
     )
 
 
@@ -112,7 +92,7 @@ def validate(recipe: options.RecipeArgument, overrides: options.Overrides = None
     """Check a recipe: every problem at once, with line and column. Imports none of its code."""
     from accel.commands.validate import run
 
-    return run(recipe, overrides or [], out=_console(error=False), as_json=as_json)
+    return run(recipe, overrides or [], out=console(error=False), as_json=as_json)
 
 
 @app.command()
@@ -134,7 +114,7 @@ def plan(
         cache=lambda choice: cache_folder(cache_dir, choice),
         allowed=allow_import or [],
         as_json=as_json,
-        out=_console(error=False),
+        out=console(error=False),
     )
 
 
@@ -173,8 +153,8 @@ def benchmark(
         cache=lambda choice: cache_folder(cache_dir, choice),
         as_json=as_json,
         quiet=quiet,
-        out=_console(error=False),
-        err=_console(error=True),
+        out=console(error=False),
+        err=console(error=True),
     )
 
 
@@ -188,7 +168,7 @@ def report(
     """Render a report again, without measuring."""
     from accel.commands.report import run
 
-    return run(path, form=form, output=output, out=_console(error=False), summary_file=summary)
+    return run(path, form=form, output=output, out=console(error=False), summary_file=summary)
 
 
 @app.command()
@@ -212,45 +192,11 @@ def compare(
         on_removed=on_removed,
         form=form,
         output=output,
-        out=_console(error=False),
+        out=console(error=False),
     )
 
 
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help=".onnx, .xml, .safetensors or a state dict", show_default=False)],
-    as_json: options.AsJson = False,
-) -> int:
-    """Show what is in a model file: signature, operators, parameters, MACs, precision."""
-    from accel.commands.inspect import run
-
-    return run(path, json=as_json, out=_console(error=False))
-
-
-@app.command()
-def lint(
-    path: Annotated[Path | None, typer.Argument(help="an .onnx file", show_default=False)] = None,
-    target: Annotated[str | None, typer.Option("--target", help="tensorrt or tensorrt-rtx", show_default=False)] = None,
-    rules: Annotated[bool, typer.Option("--rules", help="list what is looked for, and end")] = False,
-    as_json: options.AsJson = False,
-) -> int:
-    """Say what a target will refuse or run badly, node by node, before anything is built."""
-    from accel.commands.lint import run
-
-    return run(path, target=target, rules=rules, as_json=as_json, out=_console(error=False))
-
-
-@app.command()
-def layers(
-    path: Annotated[Path, typer.Argument(help="a TensorRT .engine, or the layers that trtexec saved", show_default=False)],
-    times: Annotated[Path | None, typer.Option("--times", help="what trtexec --exportProfile saved")] = None,
-    onnx: Annotated[Path | None, typer.Option("--onnx", help="the file the engine was built from: tells lost fusions")] = None,
-    as_json: options.AsJson = False,
-) -> int:
-    """Say where the time of a TensorRT engine goes, in the names of the ONNX file."""
-    from accel.commands.layers import run
-
-    return run(path, times=times, onnx=onnx, as_json=as_json, out=_console(error=False))
+app.registered_commands.extend(looking.app.registered_commands)
 
 
 @app.command()
@@ -264,7 +210,7 @@ def init(
     """Write a commented recipe for a model."""
     from accel.commands.init import run
 
-    return run(model, output, force=force, out=_console(error=False), data=data, targets=target or [])
+    return run(model, output, force=force, out=console(error=False), data=data, targets=target or [])
 
 
 @app.command()
@@ -272,7 +218,7 @@ def doctor(cache_dir: options.CacheDir = None, as_json: options.AsJson = False) 
     """Say for each backend its version and devices, or what is missing."""
     from accel.commands.doctor import run
 
-    return run(json=as_json, cache_folder=cache_folder(cache_dir), out=_console(error=False))
+    return run(json=as_json, cache_folder=cache_folder(cache_dir), out=console(error=False))
 
 
 @app.command("list")
@@ -280,7 +226,7 @@ def list_(as_json: options.AsJson = False) -> int:
     """List passes, backends and tasks."""
     from accel.commands.catalogue import run
 
-    return run(json=as_json, out=_console(error=False))
+    return run(json=as_json, out=console(error=False))
 
 
 @app.command()
@@ -290,7 +236,7 @@ def schema(
     """Print the JSON schema of recipes (for editors), reports or manifests."""
     from accel.commands.schema import run
 
-    return run(of, out=_console(error=False))
+    return run(of, out=console(error=False))
 
 
 @app.command()
@@ -304,7 +250,7 @@ def cache(
     from accel.commands.cache import run
 
     return run(
-        action, folder=cache_folder(cache_dir), limit_bytes=int(limit_gib * 2**30), as_json=as_json, out=_console(error=False)
+        action, folder=cache_folder(cache_dir), limit_bytes=int(limit_gib * 2**30), as_json=as_json, out=console(error=False)
     )
 
 

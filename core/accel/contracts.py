@@ -6,6 +6,7 @@ These are structural: a class that has the members is one. Nothing in this file 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Need = Literal["training", "calibration", "selection", "profile", "target", "teacher", "probe"]
 Split = Literal["training", "calibration", "selection", "validation"]
+AnswerKind = Literal["classes", "embeddings"]
+"""What a model's first output holds for each sample: a score for each class, or a vector whose direction counts."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,15 @@ class Task(Protocol):
     def score(self, predict: Predict, split: Split = "validation") -> Mapping[str, Score]: ...
 
 
-class RecipeTask(Task, Protocol):
+@runtime_checkable
+class TellsAnswers(Protocol):
+    """A task that says what is judged. Of one that does not, classes are assumed."""
+
+    @property
+    def answers(self) -> AnswerKind: ...
+
+
+class RecipeTask(Task, TellsAnswers, Protocol):
     """A task that a recipe can name: it also tells the report about its data."""
 
     def count(self, split: Split) -> int: ...
@@ -98,6 +109,9 @@ class QuantizationProfile:
 
 NumberFormat = Literal["fp32", "int8"]
 
+Compiled = Callable[["Model"], AbstractContextManager[Predict]]
+"""A model as its target runs it, for the time of a block: what a task's ``score`` takes."""
+
 
 class Probe(Protocol):
     """Trial compilations on a target, for a pass that chooses by measurement. Results vary with the machine."""
@@ -113,7 +127,15 @@ class Probe(Protocol):
     def latencies_ms(self, models: Sequence[Model], precision: NumberFormat | None = None) -> list[float]:
         """Median latency of each model, all timed in turn in one child process, batch and threads as the recipe's benchmark.
 
-        A TorchModel is exported first; ``int8`` quantizes with a handful of samples, for timing only.
+        A TorchModel is exported first; ``int8`` quantizes with a handful of samples, for timing only. ``fp32`` leaves a file as
+        it is, quantized or not.
+        """
+        ...
+
+    def compiling(self) -> AbstractContextManager[Compiled]:
+        """For judging candidates: each is deployed and compiled for the target in a child process and answers from there.
+
+        One candidate at a time; the child lives as long as the block, and is started again where a candidate has killed it.
         """
         ...
 

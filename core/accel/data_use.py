@@ -32,7 +32,7 @@ def require_classes(recipe: Recipe, signature: Signature) -> list[str]:
     """UsageError where the first output does not fit ``task.classes``; a warning where there are outputs besides it."""
     if recipe.task is None or not signature.outputs:
         return []
-    first, names = signature.outputs[0], recipe.task.classes
+    first, names = signature.outputs[0], getattr(recipe.task, "classes", None)
     width = first.shape[-1] if len(first.shape) == 2 else None
     if names is not None and isinstance(width, int) and width != len(names):
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accel.errors import DataFault
@@ -34,3 +34,27 @@ def in_float16(inputs: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) 
                 f" {np.finfo(np.float16).max:.0f}; set keep_io_types: true in the cast pass"
             )
     return fed
+
+
+def in_batches(
+    run: Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]],
+    inputs: Mapping[str, NDArray[Any]],
+    specs: Sequence[TensorSpec],
+    size: int | None,
+) -> list[NDArray[Any]]:
+    """Outputs for any number of samples from a model that takes ``specs``, ``size`` samples at a time (None: any number).
+
+    The last piece is filled up with repeats, which are cut off again: what is scored is what is timed.
+    """
+    import numpy as np
+
+    inputs = in_float16(inputs, specs)
+    samples = len(next(iter(inputs.values())))
+    if size is None:
+        return [np.array(output, copy=True) for output in run(inputs)]
+    parts: list[list[NDArray[Any]]] = []
+    for first in range(0, samples, size):
+        real = min(size, samples - first)
+        piece = {name: np.resize(array[first : first + real], (size, *array.shape[1:])) for name, array in inputs.items()}
+        parts.append([np.array(output[:real], copy=True) for output in run(piece)])
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]

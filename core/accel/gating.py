@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from accel.benchmarks.control_gates import control_gates
 from accel.benchmarks.gate_limits import BASELINE, vs_of
 from accel.benchmarks.gate_settings import GateSettings
 from accel.benchmarks.gate_text import parse
@@ -47,8 +48,8 @@ def judged(
     stored: Mapping[str, Report],
     places: Sequence[tuple[int, int]] = (),
 ) -> Report:
-    """``report`` with its gates, and the verdict that names their limits."""
-    gates = judge(settings, report, stored=stored, places=places)
+    """``report`` with its gates, those of steps that controlled their accuracy too, and the verdict that names their limits."""
+    gates = [*judge(settings, report, stored=stored, places=places), *control_gates(report)]
     return report.model_copy(update={"gates": gates, "verdict": verdict(report.rows, report.noise, gates)})
 
 

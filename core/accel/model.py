@@ -126,11 +126,13 @@ class TorchModel:
 @dataclass(frozen=True, kw_only=True)
 class OnnxModel:
     """An ONNX file; or what a backend deploys in its place: OpenVINO an IR ``.xml`` beside its ``.bin``, TensorRT an
-    ``.engine`` beside its ``engine.json``."""
+    ``.engine`` beside its ``engine.json``. ``accuracy``: what the ``accuracy_control`` of the step that made the file found, as
+    the report has it."""
 
     path: Path
     signature: Signature
     notes: tuple[str, ...] = ()
+    accuracy: Mapping[str, Any] | None = None
 
     def noting(self, *notes: str) -> OnnxModel:
         """The same model with remarks for the report."""

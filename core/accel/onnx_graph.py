@@ -166,8 +166,8 @@ def macs(proto: Any, sizes: Mapping[str, int] | None = None) -> Macs:
 
 def quantization(proto: Any) -> Quantization:
     """Which weighted operators read Q/DQ, with which element types and zero points; bodies of If and Loop included."""
-    activation: list[_Integers] = []
-    weight: list[_Integers] = []
+    activation: list[Integers] = []
+    weight: list[Integers] = []
     floating: list[str] = []
     weight_only = quantized = 0
     for graph in graphs(proto.graph):
@@ -176,7 +176,7 @@ def quantization(proto: Any) -> Quantization:
         for node in graph.node:
             if node.op_type not in WEIGHTED_OPERATORS:
                 continue
-            first, second = _quantized_inputs(node, makers, constants)
+            first, second = quantized_inputs(node, makers, constants)
             if first is not None and second is not None:
                 quantized += 1
                 activation.append(first)
@@ -211,25 +211,31 @@ def graphs(graph: Any) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class _Integers:
+class Integers:
+    """What a value is stored in. ``dtype``: numpy's name; ``symmetric``: every zero point is 0."""
+
     dtype: str
     symmetric: bool
     per_channel: bool
 
 
-def _quantized_inputs(node: Any, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> list[_Integers | None]:
+def quantized_inputs(node: Any, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> list[Integers | None]:
+    """Of data and weights of a weighted operator, each None where it is float.
+
+    ``makers``: value to the node that makes it; ``constants``: as :func:`constant_tensors`.
+    """
     if node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm"):
         return [_integers(_input(node, i + 1), _input(node, i + 2), constants) for i in (0, 3)]
     if node.op_type in ("ConvInteger", "MatMulInteger"):
         points = [*node.input[2:4], "", ""]
-        kinds = (_Integers("uint8", False, False), _Integers("int8", True, False))  # a zero point that is left out is 0
+        kinds = (Integers("uint8", False, False), Integers("int8", True, False))  # a zero point that is left out is 0
         return [_integers("", point, constants) or kind for point, kind in zip(points, kinds, strict=False)]
     if node.op_type in _WEIGHT_ONLY_OPERATORS:
-        return [None, _Integers(f"int{_attribute(node, 'bits', 4)}", len(node.input) < 4, True)]
+        return [None, Integers(f"int{_attribute(node, 'bits', 4)}", len(node.input) < 4, True)]
     return [_dequantized(_input(node, i), makers, constants) for i in WEIGHTED_OPERATORS[node.op_type]]
 
 
-def _dequantized(name: str, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> _Integers | None:
+def _dequantized(name: str, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> Integers | None:
     """The integers behind a DequantizeLinear that makes ``name``, seen through operators that only change the shape."""
     node = makers.get(name)
     while node is not None and node.op_type in _SHAPE_ONLY:
@@ -242,10 +248,10 @@ def _dequantized(name: str, makers: Mapping[str, Any], constants: Mapping[str, A
         return found
     source = constants.get(node.input[0])
     scale = constants.get(node.input[1])
-    return _Integers(dtype_name(source.data_type) if source is not None else "uint8", True, _many(scale))
+    return Integers(dtype_name(source.data_type) if source is not None else "uint8", True, _many(scale))
 
 
-def _integers(scale: str, point: str, constants: Mapping[str, Any]) -> _Integers | None:
+def _integers(scale: str, point: str, constants: Mapping[str, Any]) -> Integers | None:
     """From a zero point; None where it is left out or computed."""
     import onnx
 
@@ -254,7 +260,7 @@ def _integers(scale: str, point: str, constants: Mapping[str, Any]) -> _Integers
         return None
     kind = dtype_name(tensor.data_type)
     zero = not onnx.numpy_helper.to_array(tensor).astype("int64").any() if tensor.data_location == tensor.DEFAULT else False
-    return _Integers(kind, zero and not kind.startswith("u"), _many(constants.get(scale)) or _many(tensor))
+    return Integers(kind, zero and not kind.startswith("u"), _many(constants.get(scale)) or _many(tensor))
 
 
 def _many(tensor: Any) -> bool:

@@ -1,6 +1,8 @@
 """Trial compilations for a pass that chooses by measurement: the one implementation of ``contracts.Probe``.
 
-Candidates are exported (and quantized, on a handful of samples) in this process, and compiled and timed in one child.
+Candidates are exported (and quantized, on a handful of samples) in this process, and compiled and timed in one child. Judging
+is the pass's own: ``compiling`` gives it each candidate as a function, which a task's ``score`` takes on whichever split the
+pass may choose by; the probe itself reads no labels.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +21,13 @@ from typing import TYPE_CHECKING, Any, cast
 from accel import catalog, onnx_file
 from accel.atomic import exclusive
 from accel.benchmarks.environment import cpu_name, isa_flags
-from accel.contracts import Backend, Batch, Job, NumberFormat, Pass, Predict, Progress, Score, Split, Task, silent
+from accel.contracts import Backend, Batch, Compiled, Job, NumberFormat, Pass, Predict, Progress, Score, Split, Task, silent
 from accel.errors import AccelError, DataFault, PassFault, StorageFault, UsageError
 from accel.model import Model, OnnxModel, Signature, Target, TorchModel, signature_record
 from accel.recipe.passes import PassEntry, kind_for_backend, leaf_for
 from accel.steps import library_version
 from accel.timed_inputs import Sample, noise
+from accel.trial_answers import Answers
 from accel.worker import Worker
 
 if TYPE_CHECKING:
@@ -113,8 +116,7 @@ class TargetProbe:
         """
         if not models:
             return []
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="probe-") as place:
-            folder = Path(place)
+        with self._place() as folder:
             candidates = self._prepared(models, precision or self.precision, folder)
             with self._child(folder) as child:
                 found: dict[int, float] = {}
@@ -126,6 +128,25 @@ class TargetProbe:
                     for trial in group[1:]:
                         shutil.rmtree(folder / str(trial.index), ignore_errors=True)
         return [found[index] for index in range(len(models))]
+
+    @contextmanager
+    def compiling(self) -> Iterator[Compiled]:
+        """Each candidate as a function, by a child that lives as long as the block and takes one at a time.
+
+        TorchModels are exported, files are taken as they are.
+        """
+        with self._place() as place:
+            answers = Answers(self._child, lambda model, folder: self._file(model, "fp32", folder), place, self._target.backend)
+            try:
+                yield answers.compiled
+            finally:
+                answers.close()
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """A folder for one use. Locked: a store sweeps what nobody holds, at once after a kill and never while it is used."""
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="probe-") as place, exclusive(Path(place) / "lock"):
+            yield Path(place)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -197,7 +218,7 @@ class TargetProbe:
 
     def _child(self, folder: Path) -> Worker:
         place = folder / "child"
-        place.mkdir()
+        place.mkdir(parents=True)
         worker = Worker(
             f"probe of {self._target.name}",
             "accel.probing:open_probe",

@@ -1,10 +1,11 @@
-"""The child process of a probe: many candidates compiled side by side, each timed for one turn on request."""
+"""The child process of a probe: many candidates compiled side by side, each timed for one turn, or asked, on request."""
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from accel.accelerate.inputs import check_inputs
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Runner
 from accel.errors import MissingBackend
+from accel.feeding import in_batches
 from accel.model import OnnxModel, Target, signature_from
 from accel.timed_inputs import Sample
 from accel.worker import Emit
@@ -48,6 +50,7 @@ class Trials:
         self._folder = folder
         self._sample = sample
         self._candidates: list[_Candidate] = []
+        self._shipped: list[Path] = []
         self._deployed = 0
 
     def compile(self, path: str, signature: Mapping[str, Any], label: str) -> float:
@@ -59,6 +62,7 @@ class Trials:
         self._deployed += 1
         place = self._folder / f"shipped-{self._deployed}"
         place.mkdir()
+        self._shipped.append(place)
         shipped = self._backend.deploy(model, self._target, place, cache=self._folder)
         runner = self._backend.compile(shipped, self._target, self._folder)
         runner(inputs)
@@ -75,8 +79,23 @@ class Trials:
         taken = time_turn(lambda: chosen.runner(chosen.inputs), duration_s=duration_s, min_queries=1, discard=discard)
         return statistics.median(taken) / 1e6
 
+    def answer(self, candidate: int, names: Sequence[str], inputs: str, outputs: str) -> None:
+        """Write what a candidate gives for the arrays in the .npz ``inputs``, any number of samples, to the .npz ``outputs``.
+
+        ``names``: of the inputs, in the order of the arrays (``arr_0``, ``arr_1``...); outputs are in the signature's order.
+        """
+        import numpy as np
+
+        runner = self._candidates[candidate].runner
+        self._emit({"doing": f"asking candidate {candidate + 1}"})
+        with np.load(inputs, allow_pickle=False) as given:
+            arrays = {name: given[f"arr_{index}"] for index, name in enumerate(names)}
+        np.savez(outputs, *in_batches(runner, arrays, runner.signature.inputs, self._target.batch))
+
     def forget(self) -> None:
-        """Free every candidate; numbers start anew."""
+        """Free every candidate, and what was deployed for it; numbers start anew."""
         for candidate in self._candidates:
             candidate.runner.__exit__(None, None, None)
         self._candidates.clear()
+        while self._shipped:
+            shutil.rmtree(self._shipped.pop(), ignore_errors=True)

@@ -19,6 +19,7 @@ from accel.model import Target, signature_from
 from accel.recipe.settings import Recipe
 from accel.report import Report
 from accel.tasks.image_files import list_folder
+from accel.tasks.settings import EmbeddingSettings, ImageClassificationSettings, TextSettings
 
 
 def resolved_recipe(recipe: Recipe) -> str:
@@ -64,6 +65,8 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
     from accel.tasks.preprocess import snippet
 
     model = built["model"]
+    if isinstance(recipe.task, TextSettings):
+        return ""  # it would have to repeat the tokenizer, which is code of the user's
     if target.backend == "eager" and (recipe.model.kwargs or recipe.passes):
         return ""  # the script would have to repeat the factory's arguments or the edits, which need not be writable as source
     backend = catalog.backend(target.backend)
@@ -89,8 +92,10 @@ def deployment(recipe: Recipe, target: Target, built: Mapping[str, Any]) -> str:
 
 def class_names(recipe: Recipe) -> tuple[str, ...] | None:
     """``task.classes``, or the subfolders that an image folder is labelled by, in the order of the labels."""
-    if recipe.task is None or recipe.task.classes is not None:
-        return None if recipe.task is None else recipe.task.classes
+    if recipe.task is None or isinstance(recipe.task, EmbeddingSettings):
+        return None
+    if recipe.task.classes is not None:
+        return recipe.task.classes
     for source in (recipe.data.validation, recipe.data.training, recipe.data.calibration):
         if source is not None and source.folder is not None:
             found = list_folder(recipe.folder / source.folder)
@@ -101,4 +106,4 @@ def class_names(recipe: Recipe) -> tuple[str, ...] | None:
 def _preprocessing(recipe: Recipe) -> dict[str, Any] | None:
     from accel.tasks.preprocess import describe
 
-    return describe(recipe.task.preprocess) if recipe.task else None
+    return describe(recipe.task.preprocess) if isinstance(recipe.task, ImageClassificationSettings) else None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from accel.accuracy_outcome import AccuracyOutcome
 from accel.entry import Entry
 from accel.errors import UsageError
 from accel.machine import Conditions, Environment, Peaks
@@ -192,6 +193,8 @@ class Fidelity(Entry):
     """How close the outputs stay to the reference row's, over the validation split.
 
     ``sqnr_db`` is null where the outputs are identical. ``nonfinite_values``: how many values are NaN or infinite in either.
+    Of embeddings alone, in place of ``top1_agreement``: ``cosine``, the mean cosine similarity of a sample's two vectors, and
+    ``nearest_agreement``, the share of samples whose nearest other sample is the same one.
     """
 
     vs: str
@@ -199,6 +202,8 @@ class Fidelity(Entry):
     sqnr_db: float | None
     max_abs_difference: float
     nonfinite_values: int = 0
+    cosine: Estimate | None = None
+    nearest_agreement: float | None = None
 
 
 class File(Entry):
@@ -250,7 +255,10 @@ class Row(Entry):
 
 
 class StepRecord(Entry):
-    """One step of one target. ``key`` names it in the store; ``cached`` says that it was not run again."""
+    """One step of one target. ``key`` names it in the store; ``cached`` says that it was not run again.
+
+    ``accuracy``: what ``accuracy_control`` found, for a step that has it.
+    """
 
     target: str
     name: str
@@ -259,6 +267,7 @@ class StepRecord(Entry):
     seconds: float
     cached: bool
     notes: list[str] = Field(default_factory=list)
+    accuracy: AccuracyOutcome | None = None
 
 
 class Noise(Entry):

@@ -166,10 +166,11 @@ def _judged(found: Found, reference: Found | None, samples: int) -> dict[str, An
     entries: dict[str, Any] = {"metrics": accuracy.metrics(_scores(score), other and _scores(other), score["samples"])}
     if reference is not None and other is not None:
         outputs, theirs = (list(map(Path, answer["outputs"])) for answer in (score, other))
-        entries["fidelity"] = fidelity.compare(outputs, theirs, vs=reference.subject.name)
-        if labels is not None:
+        embeddings = score.get("answers") == "embeddings"
+        entries["fidelity"] = fidelity.compare(outputs, theirs, vs=reference.subject.name, embeddings=embeddings)
+        if labels is not None and not embeddings:
             entries["classes"] = classes.drops(outputs[0], theirs[0], labels)
-        if found.subject.role == "result":
+        if found.subject.role == "result" and not embeddings:
             entries["differing"] = differing.differing(outputs[0], theirs[0], samples)
     return entries
 

@@ -19,7 +19,7 @@ from accel.benchmarks.pinning import pin
 from accel.benchmarks.turns import time_turn
 from accel.contracts import Backend, Concurrent, ProfilesLayers, Runner, TakesStreams, TimedOnDevice
 from accel.errors import MissingBackend
-from accel.feeding import in_float16
+from accel.feeding import in_batches
 from accel.imports import ImportPolicy
 from accel.model import Model, OnnxModel, Target, signature_from
 from accel.timed_inputs import Sample
@@ -186,7 +186,7 @@ class Session:
         files = []
         for index, parts in enumerate(zip(*kept, strict=True)):
             files.append(str(self._folder / f"{index}.output.npy"))
-            np.save(files[-1], np.concatenate(parts)[:total])  # a fixed batch is filled up with repeats at the end
+            np.save(files[-1], _joined(parts)[:total])  # a fixed batch is filled up with repeats at the end
         labels, file = task.labels("validation"), None
         if labels is not None:
             file = str(self._folder / "labels.npy")
@@ -195,6 +195,7 @@ class Session:
         classes = int(first.shape[1]) if first.ndim == 2 else 0
         return {
             "metrics": metrics,
+            "answers": task.answers,
             "outputs": files,
             "labels": file,
             "samples": total,
@@ -208,20 +209,9 @@ class Session:
         return [None] * len(indices) if task is None else list(task.thumbnails("validation", indices))
 
     def _in_batches(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Outputs for any number of samples, also where the runner takes a fixed one: what is scored is what is timed."""
-        import numpy as np
-
-        runner, size = self._ready, self._target.batch
-        inputs = in_float16(inputs, runner.signature.inputs)
-        samples = len(next(iter(inputs.values())))
-        if size is None:
-            return [np.array(output, copy=True) for output in runner(inputs)]
-        parts: list[list[Array]] = []
-        for first in range(0, samples, size):
-            real = min(size, samples - first)
-            piece = {name: np.resize(array[first : first + real], (size, *array.shape[1:])) for name, array in inputs.items()}
-            parts.append([np.array(output[:real], copy=True) for output in runner(piece)])
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        """Outputs for any number of samples, also where the runner takes a fixed one."""
+        runner = self._ready
+        return in_batches(runner, inputs, runner.signature.inputs, self._target.batch)
 
     def warm_up(self, queries: int) -> None:
         """Run ``queries`` inferences that nobody times."""
@@ -310,3 +300,17 @@ class Session:
         if "folder" in self._described:
             return stages.read(Path(self._described["folder"]), self._described, self._policy, recipe.seed)
         return untouched_module(recipe, self._policy)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """One after the other. Where batches of texts had different lengths, an output for each token is filled up with zeros."""
+    import numpy as np
+
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = [
+        np.pad(part, [(0, 0), *((0, whole - size) for whole, size in zip(largest, part.shape[1:], strict=True))])
+        for part in parts
+    ]
+    return np.concatenate(filled)

@@ -275,3 +275,76 @@ def test_a_child_that_cannot_load_a_file_says_which_candidate(file: OnnxModel, t
     place.write_bytes(file.path.read_bytes().replace(b"Conv", b"Cnov"))
     with pytest.raises(PassFault, match=r"candidate 2 of 2 cannot be compiled for onnxruntime: .*Cnov"):
         prober(tmp_path).latencies_ms([read(file.path), OnnxModel(path=place, signature=file.signature)])
+
+
+# -- judging ---------------------------------------------------------------------------------------------------------------
+
+
+def run_here(file: OnnxModel, inputs: np.ndarray[Any, Any]) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": inputs})[0]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_candidates_answer_from_the_target_any_number_of_samples_at_a_time(
+    file: OnnxModel, tmp_path: Path, backend: str
+) -> None:
+    made = prober(tmp_path, backend, sample=Sample(None, 4, 0))
+    images = Data(10).images
+    with made.compiling() as compiled:
+        for _ in range(2):
+            with compiled(file) as predict:
+                (found,) = predict({"x": images, "labels": np.zeros(10)})
+                assert found.shape == (10, 4, 22, 22)
+                np.testing.assert_allclose(np.asarray(found, np.float32), run_here(file, images), rtol=1e-3, atol=1e-4)
+                with pytest.raises(DataFault, match="batches hold y, but the model takes x too"):
+                    predict({"y": images})
+        (child,) = [path for path in next(tmp_path.iterdir()).iterdir() if path.name.startswith("child-")]
+        assert not list((child / "child").glob("shipped-*")), "what was deployed for a candidate goes with it"
+        with compiled(network(4)) as predict:
+            assert len(predict({"x": images[:3]})[0]) == 3, "a module is exported"
+    assert not list(tmp_path.iterdir()) and file.path.exists()
+
+
+def test_a_candidate_that_cannot_be_compiled_is_no_end_and_a_dead_child_is_started_again(
+    file: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Child:
+        started = 0
+        closed = 0
+
+        def __init__(self, name: str, function: str, arguments: Mapping[str, Any], *, log: Path) -> None:
+            Child.started += 1
+            self.compiled = 0
+
+        def result(self, *, timeout_s: float) -> None:
+            return None
+
+        def close(self) -> None:
+            Child.closed += 1
+
+        def call(self, method: str, *, timeout_s: float, **arguments: Any) -> Any:
+            json.dumps(arguments)
+            if method == "compile":
+                self.compiled += 1
+                if Child.started == 1:
+                    raise BackendFault("no kernel for Frob") if self.compiled == 1 else WorkerFault("was ended by SIGSEGV")
+            if method == "answer":
+                np.savez(arguments["outputs"], np.ones(2))
+            return None
+
+    monkeypatch.setattr(probe, "Worker", Child)
+    with prober(tmp_path).compiling() as compiled:
+        assert Child.started == 0, "a child is started for the first candidate only"
+        with pytest.raises(PassFault, match="the candidate cannot be compiled for onnxruntime: no kernel for Frob"):
+            compiled(file).__enter__()
+        assert (Child.started, Child.closed) == (1, 0)
+        with pytest.raises(PassFault, match="was ended by SIGSEGV"):
+            compiled(file).__enter__()
+        assert (Child.started, Child.closed) == (1, 1)
+        with compiled(file) as predict:
+            assert np.array_equal(predict({"x": np.zeros(2)})[0], np.ones(2))
+        assert (Child.started, Child.closed) == (2, 1)
+    assert Child.closed == 2 and not list(tmp_path.iterdir())

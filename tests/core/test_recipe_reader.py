@@ -17,6 +17,7 @@ from accel.errors import Problem, RecipeError
 from accel.model import Target
 from accel.recipe.reader import from_document, read
 from accel.recipe.settings import Recipe
+from accel.tasks.settings import ImageClassificationSettings
 
 FULL = """\
 version: 1
@@ -98,7 +99,7 @@ def test_a_full_recipe_says_what_it_says(home: Path) -> None:
     assert found.model.inputs[0].dynamic["batch"].max == 32
     assert found.data.calibration is not None
     assert found.data.calibration.num_samples == 300
-    assert found.task is not None
+    assert isinstance(found.task, ImageClassificationSettings)
     assert found.task.preprocess is not None
     assert found.task.preprocess.resize == 28
     assert [entry.type for entry in found.passes] == ["export_onnx", "simplify", "quantize"]
@@ -323,7 +324,7 @@ def test_a_value_out_of_range_is_refused(home: Path, line: str, says: str) -> No
         ("task: {type: image_classification, metrics: []}", "found an empty list, allowed: top1, top5"),
         ("task: {type: image_classification, preprocess: {color: grey}}", "allowed: rgb, bgr, gray; did you mean 'gray'?"),
         ("passes: [{type: quantize, engine: nnfc}]", "allowed: auto, onnxruntime, nncf; did you mean 'nncf'?"),
-        ("passes: [{type: quantize, approach: dynamic}]", "found 'dynamic', allowed: qat, static"),
+        ("passes: [{type: quantize, approach: mixed}]", "found 'mixed', allowed: qat, static, dynamic, weight_only"),
         ("passes: [{type: simplify, engine: nncf}]", "simplify has none, leave the key out"),
     ],
 )

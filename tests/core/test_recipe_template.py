@@ -22,7 +22,7 @@ from accel.errors import DataFault, ModelFault, RecipeError, UsageError
 from accel.recipe.reader import from_document, read
 from accel.recipe.settings import Recipe
 from accel.recipe.template import default_document, guessed_preprocessing_note, init
-from accel.tasks.settings import Preprocess
+from accel.tasks.settings import ImageClassificationSettings, Preprocess
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_parts_that_wait_for_data_validate_too_once_they_are_uncommented(hom
     (home / "recipe.yaml").write_text(uncommented.replace("\n#\n", "\n\n"))
     found = read(home / "recipe.yaml")
     assert found.passes[-1].type == "quantize"
-    assert found.task is not None
+    assert isinstance(found.task, ImageClassificationSettings)
     assert found.task.preprocess is not None
     assert found.task.preprocess.center_crop == 224
     assert [gate.metric for gate in found.gates] == ["top1", "latency_p50_ms", "size_bytes", "int8_share"]
@@ -148,7 +148,7 @@ def test_a_bare_model_gets_a_recipe_that_fits_its_input(
     document = default_document(Path(model), Path(data), ["onnxruntime", "openvino/npu"])
     assert document == json.loads(json.dumps(document))
     found = from_document(document, path=home / "m.yaml")
-    assert found.task is not None
+    assert isinstance(found.task, ImageClassificationSettings)
     assert found.task.preprocess == (None if preprocess is None else Preprocess(**preprocess))
     assert [(target.backend, target.device) for target in found.targets] == [("onnxruntime", "cpu"), ("openvino", "npu")]
     assert found.model.path == str(home / model)

@@ -19,6 +19,7 @@ from accel.model import Signature, TensorSpec
 from accel.recipe.reader import read
 from accel.recipe.settings import Recipe
 from accel.tasks.image_classification import ImageClassification
+from accel.tasks.settings import ImageClassificationSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +51,7 @@ class Shipped:
 
     def top1(self, recipe: Recipe, split: Literal["calibration", "validation"] = "validation") -> tuple[float, int]:
         """What the recipe's untouched module gets right of its own data, as a fraction, and of how many samples."""
-        assert recipe.task is not None
+        assert isinstance(recipe.task, ImageClassificationSettings)
         assert recipe.model.factory is not None
         assert recipe.model.weights is not None
         module = self.module(recipe.model.factory, self.folder / recipe.model.weights)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from accel.tasks.settings import ImageClassificationSettings
+
 if TYPE_CHECKING:
     from tests.recipes.conftest import Shipped
 
@@ -58,7 +60,7 @@ def test_the_shipped_weights_carry_the_command_that_made_them(training: Any, shi
 
 def test_training_and_recipe_normalise_alike(training: Any, shipped: Shipped) -> None:
     task = shipped.recipe("quickstart.yaml").task
-    assert task is not None
+    assert isinstance(task, ImageClassificationSettings)
     assert task.preprocess is not None
     assert (task.preprocess.scale, task.preprocess.mean, task.preprocess.std) == (255, (training.MEAN,), (training.STD,))
 

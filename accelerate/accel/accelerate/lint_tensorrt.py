@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accel.accelerate.lint import integer_ranges, qdq_file
 from accel.accelerate.lint import tensorrt_constraints as lint_tensorrt_constraints
 from accel.accelerate.lint import tensorrt_file as lint_tensorrt_file
 from accel.accelerate.lint import tensorrt_operators as lint_tensorrt_operators
@@ -21,6 +22,8 @@ _SHARED = (
     *lint_tensorrt_types.RULES,
     *lint_tensorrt_qdq.RULES,
     *lint_tensorrt_placement.RULES,
+    *integer_ranges.RULES,
+    *qdq_file.READ,
 )
 _WHOLE = lint_tensorrt_file.WHOLE
 TENSORRT: tuple[Rule, ...] = (

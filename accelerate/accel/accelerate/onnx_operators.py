@@ -40,6 +40,15 @@ def quantized_operators(path: Path) -> int:
     return quantization(parse(path)).quantized
 
 
+def packed_weights(path: Path) -> tuple[str, ...]:
+    """A note on the products of the file whose weights alone are integers: they count neither as quantized nor as float."""
+    found = quantization(parse(path))
+    if not found.weight_only:
+        return ()
+    kinds = f" ({', '.join(found.weight_dtypes)})" if not found.quantized else ""
+    return (f"{found.weight_only} operators read weights stored as integers{kinds}, unpacked as they are multiplied",)
+
+
 def executed_operators(path: Path) -> Counts:
     """Counts of the graph that ONNX Runtime wrote to ``path`` after its optimizations."""
     model = parse(path)

@@ -311,7 +311,7 @@ class SessionRunner:
 
         Of a provider that makes engines of its own, only what the file asks for is known: a note says so.
         """
-        from accel.accelerate.onnx_operators import executed_operators, quantized_operators
+        from accel.accelerate.onnx_operators import executed_operators, packed_weights, quantized_operators
 
         self._require_open()
         opaque = onnxruntime_providers.compiling(self.providers)
@@ -333,7 +333,7 @@ class SessionRunner:
         notes = self._notes
         if low and widened > 0:
             notes = (f"{widened} operators that the file has in {low[0]} ran in fp32, between casts", *notes)
-        return executed(ran, quantized_operators(self._plan.path), notes)
+        return executed(ran, quantized_operators(self._plan.path), (*notes, *packed_weights(self._plan.path)))
 
     def __enter__(self) -> Self:
         self._require_open()

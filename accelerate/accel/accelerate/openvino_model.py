@@ -211,6 +211,15 @@ def _quantized_operators(path: Path) -> int:
     return quantized_operators(path)
 
 
+def _packed_weights(path: Path) -> tuple[str, ...]:
+    """From the ONNX file; an IR says nothing of it."""
+    if path.suffix == ".xml":
+        return ()
+    from accel.accelerate.onnx_operators import packed_weights
+
+    return packed_weights(path)
+
+
 def _remove(place: Path) -> None:
     for path in (place, place.with_suffix(".bin")):
         path.unlink(missing_ok=True)
@@ -272,7 +281,7 @@ class CompiledRunner:
         """Read from the runtime's own graph after its optimizations, and from the file: that is no part of compiling."""
         from accel.accelerate.openvino_graph import executed_in
 
-        return executed(executed_in(self.runtime_model()), _quantized_operators(self._path))
+        return executed(executed_in(self.runtime_model()), _quantized_operators(self._path), _packed_weights(self._path))
 
     def runtime_model(self) -> Any:
         """The graph as the runtime runs it. BackendFault where the device does not tell."""

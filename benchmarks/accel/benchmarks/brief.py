@@ -40,6 +40,8 @@ def _cells(row: Row, baseline: Row | None) -> list[str]:
     if row.metrics:
         metric = row.metrics[0]
         accuracy = f"{markdown(figures.label(metric.name))} {figures.metric_value(metric)} {figures.metric_difference(metric)}"
+    elif close := figures.cosine(row.fidelity):
+        accuracy = markdown(close)
     itself = baseline is not None and row.name == baseline.name
     ratio = "1" if itself else markdown(figures.speed(compared(row, baseline)))
     p50 = markdown(figures.p50(row.latency))

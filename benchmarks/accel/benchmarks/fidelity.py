@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.benchmarks.embeddings import similar
 from accel.errors import BackendFault
 from accel.report import Fidelity
 
@@ -21,9 +22,12 @@ PIECE_VALUES = 1 << 20
 """Values of one output held at once, as float64."""
 
 
-def compare(outputs: Sequence[Path | Array], reference: Sequence[Path | Array], vs: str) -> Fidelity:
+def compare(
+    outputs: Sequence[Path | Array], reference: Sequence[Path | Array], vs: str, *, embeddings: bool = False
+) -> Fidelity:
     """``outputs`` against those of row ``vs``: one array or ``.npy`` file for each output of the signature, (samples, ...).
 
+    ``embeddings``: the first output is a vector for each sample, and not scores of classes: see ``embeddings.py``.
     ``top1_agreement``: the share of samples whose largest value has the same place, where the first output is (samples, at
     least 2 classes); a sample with NaN or infinity never agrees. ``sqnr_db``: 10 log10(power of the reference / power of the
     difference), of the output where it is lowest; null where the outputs are identical (it would be infinite) or the reference
@@ -40,7 +44,7 @@ def compare(outputs: Sequence[Path | Array], reference: Sequence[Path | Array], 
         if ours.shape != theirs.shape:
             raise BackendFault(f"output {index} has shape {ours.shape} where {vs} gave {theirs.shape}")
         signal = error = 0.0
-        classes = index == 0 and ours.ndim == 2 and ours.shape[1] > 1
+        classes = index == 0 and ours.ndim == 2 and ours.shape[1] > 1 and not embeddings
         if classes:
             agreeing, samples = 0, len(ours)
         for mine, wanted in _pieces(ours, theirs):
@@ -55,12 +59,16 @@ def compare(outputs: Sequence[Path | Array], reference: Sequence[Path | Array], 
             largest = max(largest, float(np.abs(apart).max(initial=0.0)))
         if error > 0 and signal > 0:
             ratios.append(10 * math.log10(signal / error))
+    first = (_opened(outputs[0]), _opened(reference[0])) if embeddings and outputs else None
+    close = None if first is None or first[0].ndim != 2 else similar(*first)
     return Fidelity(
         vs=vs,
         top1_agreement=agreeing / samples if agreeing is not None and samples else None,
         sqnr_db=min(ratios, default=None),
         max_abs_difference=largest,
         nonfinite_values=nonfinite,
+        cosine=None if close is None else close.cosine,
+        nearest_agreement=None if close is None else close.nearest_agreement,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from accel.report import Estimate, Gate, Latency, Metric, Precision, Row, Speedup
+from accel.report import Estimate, Fidelity, Gate, Latency, Metric, Precision, Row, Speedup
 
 NONE = "–"
 NAMED = 3
@@ -49,8 +49,8 @@ def label(metric: str) -> str:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether it is written in percent: top-k and accuracies are, a metric of the user's own is not."""
-    return re.fullmatch(r"top\d+|accuracy", metric) is not None
+    """Whether it is written in percent: top-k, accuracies, agreement and nearest labels; not the user's own."""
+    return re.fullmatch(r"top\d+|accuracy|agreement|nearest_label", metric) is not None
 
 
 def metric_value(metric: Metric) -> str:
@@ -74,6 +74,15 @@ def difference(metric: str, found: Estimate) -> str:
     if found.low is not None and found.high is not None:
         text += f" (CI {number(found.low)} to {number(found.high)})"
     return text
+
+
+def cosine(found: Fidelity | None) -> str:
+    """``cosine 0.9934 (CI 0.9931 to 0.9937)`` of embeddings to the reference's; empty where there is none."""
+    if found is None or found.cosine is None:
+        return ""
+    value = found.cosine
+    bounds = "" if value.low is None or value.high is None else f" (CI {value.low:.4f} to {value.high:.4f})"
+    return f"cosine {value.value:.4f}{bounds}"
 
 
 def estimate(found: Estimate) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accel.benchmarks import figures, markdown_findings
+from accel.benchmarks.kept_layers import kept_layers
 from accel.benchmarks.markdown_blocks import ROOMS, Room, Shown, bullets, folded, marker, table
 from accel.benchmarks.markdown_method import deployment, measured, steps
 from accel.benchmarks.untrusted import markdown
@@ -45,6 +46,7 @@ def _document(report: Report, room: Room) -> str:
     parts += markdown_findings.unstable(report, room, shown)
     parts += markdown_findings.points(report, room, shown)
     parts += markdown_findings.roofline(report, room, shown)
+    parts += kept_layers(report, room, shown)
     parts += measured(report, room, shown)
     parts += steps(report, room, shown)
     notes = report.notes + [f"{row.name}: {note}" for row in report.rows for note in row.notes]
@@ -83,7 +85,7 @@ def _rows(report: Report, room: Room, shown: Shown) -> list[str]:
         "compilation",
         "first inference",
         "peak memory",
-        "top-1 agreement",
+        "same nearest sample" if any(row.fidelity is not None and row.fidelity.cosine for row in rows) else "top-1 agreement",
         "SQNR",
         "largest difference",
         "compared with",
@@ -104,6 +106,7 @@ def _result_cells(row: Row, rows: Sequence[Row], baseline: Row | None, shown: Sh
         )
         for metric in row.metrics
     )
+    accuracy = accuracy or figures.cosine(row.fidelity)
     if row.status == "built" and row.reason is not None:
         accuracy = shown(row.reason)
     return [
@@ -145,7 +148,8 @@ def _detail_cells(row: Row, shown: Shown) -> list[str]:
     cells.append(figures.size(row.peak_memory_bytes))
     if close is None:
         return cells + [figures.NONE] * 4
-    agreement = figures.NONE if close.top1_agreement is None else f"{100 * close.top1_agreement:.2f} %"
+    share = close.top1_agreement if close.cosine is None else close.nearest_agreement
+    agreement = figures.NONE if share is None else f"{100 * share:.2f} %"
     identical = close.max_abs_difference == 0 and not close.nonfinite_values
     sqnr = "identical" if identical else figures.NONE if close.sqnr_db is None else f"{close.sqnr_db:.1f} dB"
     largest = f"{close.max_abs_difference:.3g}"

@@ -187,7 +187,9 @@ def _fidelity(field: str) -> Callable[[Row, int], Figure]:
             if same:  # no noise at all: above every limit
                 return Figure(Estimate(value=IDENTICAL_DB), exact=True, broken=broken)
             return Figure(reason="has no figure for these outputs", broken=broken)
-        if field == "top1_agreement" and samples:
+        if isinstance(value, Estimate):
+            return Figure(value, broken=broken)
+        if field in ("top1_agreement", "nearest_agreement") and samples:
             low, high = wilson(value, samples)
             return Figure(Estimate(value=value, low=low, high=high), broken=broken)
         return Figure(Estimate(value=float(value)), exact=True, broken=broken)
@@ -238,6 +240,8 @@ _TABLE: Mapping[str, Quantity] = {
             spread=MEMORY,
         ),
         Quantity("top1_agreement", "fidelity", "fraction", True, False, _fidelity("top1_agreement")),
+        Quantity("cosine", "fidelity", "", True, False, _fidelity("cosine")),
+        Quantity("nearest_agreement", "fidelity", "fraction", True, False, _fidelity("nearest_agreement")),
         Quantity("sqnr_db", "fidelity", "dB", True, False, _fidelity("sqnr_db")),
         Quantity("max_abs_difference", "fidelity", "", False, False, _fidelity("max_abs_difference")),
         Quantity("int8_share", "fidelity", "fraction", True, False, _int8_share),

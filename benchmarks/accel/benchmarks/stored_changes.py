@@ -22,6 +22,8 @@ RUNTIMES = {
 }
 """A backend to the start of the names of the distributions that decide its speed."""
 
+_AGREEMENTS = ("top1_agreement", "nearest_agreement")
+
 SAME_BOUND = 0.01
 """A rate that keeps another bound is another quantity. The default bound follows from a median, and so differs by more."""
 
@@ -52,10 +54,10 @@ def since(quantity: Quantity, row: Row, head: Report, base: Report, vs: str, *, 
             return Change(vs, reason=f"not comparable: {problem}", refused=True)
     if quantity.metric:
         return _accuracy(quantity, row, other, vs)
-    if quantity.name == "top1_agreement" and ours.estimate.value == theirs.estimate.value and _same_files(row, other):
+    if quantity.name in _AGREEMENTS and ours.estimate.value == theirs.estimate.value and _same_files(row, other):
         found = of_difference(quantity, vs, Estimate(value=0.0), theirs.estimate.value)
         return replace(found, exact=True, broken=ours.broken)
-    if quantity.name == "top1_agreement" and samples(head) and samples(base):
+    if quantity.name in _AGREEMENTS and samples(head) and samples(base):
         difference = newcombe(ours.estimate.value, samples(head), theirs.estimate.value, samples(base))
         found = of_difference(quantity, vs, difference, theirs.estimate.value)
         return replace(found, broken=ours.broken)

@@ -101,7 +101,7 @@ def _line(row: Row, report: Report) -> str:
 
 def _accuracy(row: Row) -> str:
     if not row.metrics:
-        return figures.NONE
+        return figures.cosine(row.fidelity) or figures.NONE
     metric = row.metrics[0]
     text = f"{plain(figures.label(metric.name), 60)} {figures.metric_value(metric)}"
     return f"{text} {figures.metric_difference(metric)}".rstrip()

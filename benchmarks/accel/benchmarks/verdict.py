@@ -146,6 +146,8 @@ def _sentence(best: Row, rows: Sequence[Row], gates: Sequence[Gate]) -> str:
         found = figures.metric_difference(metric) or figures.metric_value(metric)
         limit = next((gate.limit for gate in gates if (gate.metric, gate.row) == (metric.name, best.name)), None)
         parts.append(f"{figures.label(metric.name)} {found}" + (f" (limit: {limit})" if limit else ""))
+    elif close := figures.cosine(best.fidelity):
+        parts.append(close)
     against = ""
     if baseline is not None and ratio is not None:
         kind = "FP32" if is_fp32(baseline) else "other"

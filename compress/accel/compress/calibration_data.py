@@ -61,7 +61,7 @@ def calibration_samples(job: Job, signature: Signature, num_samples: int) -> Sam
         for name, array in sample.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise DataFault(f"calibration sample {count}: input {name!r} holds NaN or Inf; remove or repair the sample")
-            if array.size:
+            if array.size and array.dtype.kind != "i":  # masks and token types may well be the same in all samples
                 low[name] = min(low.get(name, np.inf), float(array.min()))
                 high[name] = max(high.get(name, -np.inf), float(array.max()))
         count += 1

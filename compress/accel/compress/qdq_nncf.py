@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import onnx
 
 from accel import telemetry
 from accel.compress.calibration import NncfCalibration
-from accel.compress.calibration_data import calibration_samples
+from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
 from accel.compress.quantized_graph import release_outputs_, remarks, require_float, require_profile, tidy_
 from accel.compress.quiet_library import quiet
+from accel.compress.weight_settings import CompressedWeights
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import AccelError, PassFault
 from accel.model import OnnxModel
@@ -65,6 +69,35 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
     path = job.folder / "model.onnx"
     write(quantized, path)
     return OnnxModel(path=path, signature=model.signature).noting(*notes)
+
+
+def compressed(
+    model: onnx.ModelProto, weights: CompressedWeights, ignored: Sequence[str], samples: Samples | None
+) -> onnx.ModelProto:
+    """The same graph with its matrices and tables behind DequantizeLinear. ``samples``: for what looks at activations."""
+    kind = nncf.CompressWeightsMode
+    modes = {
+        ("int8", True): kind.INT8_SYM,
+        ("int8", False): kind.INT8_ASYM,
+        ("int4", True): kind.INT4_SYM,
+        ("int4", False): kind.INT4_ASYM,
+    }
+    options: dict[str, Any] = {"group_size": weights.group_size} if weights.dtype == "int4" else {}
+    if samples is not None:
+        options |= {"dataset": nncf.Dataset(samples), "awq": True, "subset_size": len(samples)}
+    try:
+        with quiet():
+            made: onnx.ModelProto = nncf.compress_weights(
+                _copy(model),
+                mode=modes[weights.dtype, weights.symmetric],
+                ignored_scope=nncf.IgnoredScope(names=list(ignored), validate=False),
+                **options,
+            )
+    except (AccelError, MemoryError, OSError):
+        raise
+    except Exception as error:  # NNCF raises its own errors, RuntimeError and those of two runtimes
+        raise PassFault(f"quantize: NNCF failed: {type(error).__name__}: {error}; try engine: onnxruntime") from error
+    return made
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

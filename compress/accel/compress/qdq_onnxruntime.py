@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from accel import telemetry
 from accel.compress.calibration import Calibration
@@ -31,7 +32,14 @@ from accel.model import OnnxModel
 
 telemetry.switch_off()  # before the first import
 
-from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, create_calibrator  # noqa: E402
+from onnxruntime import InferenceSession, SessionOptions  # noqa: E402
+from onnxruntime.quantization import (  # noqa: E402
+    CalibrationMethod,
+    QDQQuantizer,
+    QuantType,
+    create_calibrator,
+    quantize_dynamic,
+)
 from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData  # noqa: E402
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry  # noqa: E402
 
@@ -175,6 +183,56 @@ def _quantized(
     )
     quantizer.quantize_model()
     return quantizer.model.model
+
+
+def integer_products(model: onnx.ModelProto, folder: Path, names: Sequence[str]) -> onnx.ModelProto:
+    """The MatMul nodes in ``names`` on integers: weights signed with one scale for each output, activations unsigned with the
+    range that each inference has. ``folder``: for the library's files."""
+    path = folder / "dynamic.onnx"
+
+    def work() -> onnx.ModelProto:
+        quantize_dynamic(
+            _with_shapes(model),
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=list(names),
+        )
+        return onnx.load(str(path))
+
+    made: onnx.ModelProto = _guarded("dynamic quantization", work)
+    return made
+
+
+def input_products(
+    model: onnx.ModelProto, values: Sequence[str], samples: Samples, folder: Path, job: Job
+) -> dict[str, NDArray[np.float64]]:
+    """For each of ``values`` of the graph, (..., width), the sum of x xT (width, width) over all its rows in all samples.
+
+    Memory: what the graph computes for one sample, and the sums. ``folder``: for the file that is run.
+    """
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    known = {output.name for output in watched.graph.output}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values if value not in known)
+    path = folder / "watched.onnx"
+    write(watched, path)
+
+    def work() -> dict[str, NDArray[np.float64]]:
+        options = SessionOptions()
+        options.log_severity_level = 3
+        session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        sums: dict[str, NDArray[np.float64]] = {}
+        for done, group in enumerate(samples, 1):
+            for value, found in zip(values, session.run(list(values), group), strict=True):
+                rows = np.asarray(found, np.float32).reshape(-1, found.shape[-1])
+                sums[value] = sums.get(value, 0.0) + (rows.T @ rows).astype(np.float64)
+            job.progress(done, len(samples), "calibrating")
+        return sums
+
+    made: dict[str, NDArray[np.float64]] = _guarded("calibration", work)
+    return made
 
 
 def _guarded(what: str, work: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from accel.compress.accuracy_control import AccuracyControl, controlled, needs_of
 from accel.compress.calibration import NncfCalibration
 from accel.compress.ignored_scope import IgnoredScope
 from accel.contracts import Job, Need
@@ -21,7 +22,6 @@ class QuantizeStaticNncf:
     Cannot write the symmetric signed dialect of TensorRT.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"calibration", "profile"})
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ("nncf", "onnx", "onnxruntime")  # onnxruntime computes NNCF's statistics
 
@@ -29,14 +29,21 @@ class QuantizeStaticNncf:
     engine: Literal["auto", "nncf"] = "auto"
     calibration: NncfCalibration = NncfCalibration()
     ignored_scope: IgnoredScope = IgnoredScope()
+    accuracy_control: AccuracyControl | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return needs_of(frozenset({"calibration", "profile"}), self.accuracy_control)
 
     def __call__(self, model: OnnxModel, job: Job) -> OnnxModel:
         """``model.onnx`` in the job's folder. Raises DataFault for calibration data that is missing or does not fit, PassFault
-        where nothing is quantized, the profile is TensorRT's or NNCF fails, MissingBackend without nncf."""
+        where nothing is quantized, the profile is TensorRT's or NNCF fails, MissingBackend without nncf; with
+        ``accuracy_control`` also as ``accuracy.control.control``."""
         try:
             from accel.compress.qdq_nncf import quantize
         except ModuleNotFoundError as absent:
             raise MissingBackend(
                 f"quantize (engine nncf): {absent.name} is not installed; pip install 'accel-toolkit[openvino]'"
             ) from absent
-        return quantize(model, job, self.calibration, self.ignored_scope)
+        quantized = quantize(model, job, self.calibration, self.ignored_scope)
+        return controlled(model, quantized, job, self.accuracy_control)

@@ -26,6 +26,12 @@ def require_profile(job: Job) -> QuantizationProfile:
     return job.profile
 
 
+def refuse_symmetric(job: Job, what: str) -> None:
+    """PassFault for a target whose dialect is TensorRT's. ``what``: the sentence's start, what is written instead."""
+    if job.profile is not None and job.profile.activation == "int8" and job.profile.activation_symmetric:
+        raise PassFault(f"quantize: {what}, and this target reads Q/DQ with signed symmetric activations; set approach: static")
+
+
 def require_float(model: onnx.ModelProto) -> None:
     """Raise PassFault for a model that has been quantized already, or whose weights are not float32."""
     for weight in model.graph.initializer:

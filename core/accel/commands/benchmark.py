@@ -27,6 +27,7 @@ from accel.benchmarks.gates import exit_code
 from accel.benchmarks.terminal import show
 from accel.benchmarks.untrusted import lines
 from accel.benchmarks.verdict import verdict
+from accel.commands.axis_sizes import axis_sizes
 from accel.commands.report import load
 from accel.contracts import AheadOfTime, Backend
 from accel.display import display
@@ -99,7 +100,7 @@ def run(
             path=path.absolute(),
             allowed=(),
             folder=folder,
-            sample=Sample(None, batch_size, 0, _sizes(shapes)),
+            sample=Sample(None, batch_size, 0, axis_sizes(shapes)),
             screen=screen,
             store=store.folder,
         )
@@ -156,17 +157,6 @@ class _Chosen:
 
     def target(self, backend: str) -> Target:
         return Target(backend, backend, self.device, threads=self.threads, batch=self.batch_size)
-
-
-def _sizes(shapes: Sequence[str]) -> dict[str, int]:
-    """From ``height=224`` to a mapping. UsageError for anything else."""
-    sizes = {}
-    for text in shapes:
-        name, _, size = text.partition("=")
-        if not name or not size.isdecimal() or int(size) < 1:
-            raise UsageError(f"--shape: found {text!r}, allowed is AXIS=N, such as height=224")
-        sizes[name] = int(size)
-    return sizes
 
 
 def _subjects(path: Path, role: str, chosen: _Chosen) -> list[Subject]:

@@ -28,7 +28,7 @@ def run(path: Path, *, times: Path | None, onnx: Path | None, as_json: bool, out
     if path.suffix == ".engine":
         if times is not None or onnx is not None:
             raise UsageError(f"{path}: an engine is timed here; --times and --onnx go with a file that trtexec saved")
-        found = _timed_here(path)
+        found = timed_here(path)
     else:
         from accel.accelerate.engines.profile import profile_from_files
 
@@ -40,7 +40,8 @@ def run(path: Path, *, times: Path | None, onnx: Path | None, as_json: bool, out
     return 0
 
 
-def _timed_here(path: Path) -> LayerProfile:
+def timed_here(path: Path) -> LayerProfile:
+    """Of an engine, on the GPU here. MissingBackend where there is none, or where it is not the one the engine is for."""
     manifest = engine_file.read(path)
     target = Target(name=path.name, backend="tensorrt", device="gpu", options={"library": manifest.library})
     sentence = catalog.backend("tensorrt").cannot_run(target)

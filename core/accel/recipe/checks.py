@@ -35,8 +35,7 @@ from accel.recipe.settings import (
     resolved_target,
 )
 from accel.recipe.tree import Location, find, shown
-from accel.tasks.metric_names import RANKED
-from accel.tasks.settings import DataSettings, ImageClassificationSettings
+from accel.tasks.settings import DataSettings, TaskSettings
 
 _SPLITS = ("training", "calibration", "selection", "validation")
 
@@ -92,26 +91,6 @@ def unused_sizes(settings: ModelSettings, targets: Sequence[TargetSettings]) -> 
         for index, entry in enumerate(settings.inputs)
         if entry.dynamic
     ]
-
-
-def task(document: Document, settings: ImageClassificationSettings) -> None:
-    """Metrics are built in, or a reference."""
-    if not settings.metrics:
-        document.report_at(("task", "metrics"), f"found an empty list, allowed: {', '.join(RANKED)}, file.py:name")
-    for index, metric in enumerate(settings.metrics):
-        if ":" not in metric and metric not in RANKED:
-            near = suggestion(metric, list(RANKED)) or f"; allowed: {', '.join(RANKED)}, file.py:name, package.module:name"
-            document.report_at(("task", "metrics", index), f"no metric is called {shown(metric)}{near}")
-
-
-def data(document: Document, settings: DataSettings, has_task: bool) -> list[str]:
-    """Data needs a task that reads it. Gives notes."""
-    declared = [split for split in _SPLITS if getattr(settings, split) is not None]
-    if declared and not has_task:
-        document.report_at(("data",), "nothing reads it: add `task: {type: image_classification}`", key=True)
-    if "validation" not in declared:
-        return ["no data.validation: accuracy is not measured"]
-    return []
 
 
 def gates(document: Document, sections: Mapping[str, Any]) -> None:
@@ -184,6 +163,8 @@ def _references(sections: Mapping[str, Any]) -> list[tuple[Location, str]]:
         source = getattr(sections.get("data"), split, None)
         if source is not None and source.factory is not None:
             found.append((("data", split, "factory"), source.factory))
+    if (tokenizer := getattr(sections.get("task"), "tokenizer", None)) is not None:
+        found.append((("task", "tokenizer", "factory"), tokenizer.factory))
     for index, metric in enumerate(getattr(sections.get("task"), "metrics", ())):
         if ":" in metric:
             found.append((("task", "metrics", index), metric))
@@ -272,7 +253,9 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
             _baseline(once, index, entry, made, first)
-            _probe_target(once, index, made, target, sections.get("targets") or ())
+            if expected is not None:  # else the target takes the model as it was before this pass
+                _probe_target(once, index, made, target, sections.get("targets") or ())
+            _controlled_metric(once, index, made, sections.get("task"))
             accepted = takes(type(made))
             if kind is not None and kind not in accepted:
                 once(("passes", index), f"{leaf.type} takes {_article(accepted)}, but {_gave(last, kind)}; {_way(kind)}")
@@ -336,6 +319,18 @@ def _probe_target(once: Any, index: int, made: Pass, target: TargetSettings, tar
     if kind_for_backend(measured.backend) == "TorchModel":
         found = f"candidates are timed as ONNX files, and {measured.name} ({measured.backend}) runs none"
         once(("passes", index), f"{found}; name another target: `constraint: {{latency_ms: ..., target: NAME}}`")
+
+
+def _controlled_metric(once: Any, index: int, made: Pass, task: TaskSettings | None) -> None:
+    """What ``accuracy_control`` judges by is one of the task's metrics, or what takes their place without labels."""
+    control = getattr(made, "accuracy_control", None)
+    metric = getattr(control, "metric", None)
+    if metric is None or task is None:
+        return
+    allowed = [*task.metrics, "cosine" if task.type == "embedding" else "agreement"]
+    if metric not in allowed:
+        near = suggestion(metric, allowed) or f"; allowed: {', '.join(allowed)}"
+        once(("passes", index, "accuracy_control", "metric"), f"the task has no metric {shown(metric)}{near}")
 
 
 def _needs(once: Any, index: int, leaf: Leaf, needs: frozenset[str], settings: DataSettings | None) -> None:

@@ -159,6 +159,8 @@ def _unknown_key(location: Location, annotation: Any, prefix: Location) -> str:
     if prefix[:1] == ("passes",) and len(location) == len(prefix) + 1:
         known = [*OWN_KEYS, *known]
     near = suggestion(key, known)
+    if key in known:
+        return "not a key here: it goes with another `type`"
     if key == "sparsity" and not near:
         return f"not a key here; {_SPARSITY}"
     listed = ", ".join(known[:_MAX_LISTED]) or "none"

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from accel.errors import Problem, RecipeError
-from accel.recipe import aliases, checks, faults, overrides, paths
+from accel.recipe import aliases, checks, faults, overrides, paths, task_checks
 from accel.recipe.document import MAX_BYTES, Document, parse
 from accel.recipe.entries import classes, read_entries
 from accel.recipe.passes import PassEntry
@@ -179,9 +179,9 @@ def _checked(
     if (model := sections.get("model")) is not None:
         checks.model(document, model)
     if (task := sections.get("task")) is not None:
-        checks.task(document, task)
+        task_checks.task(document, task)
     if (data := sections.get("data")) is not None and "task" in sections:
-        notes += checks.data(document, data, task is not None)
+        notes += task_checks.data(document, data, task)
     if model is not None and sections.get("targets") is not None:
         notes += checks.unused_sizes(model, sections["targets"])
     if sections.get("benchmark") is not None:

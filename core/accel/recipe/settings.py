@@ -16,7 +16,7 @@ from accel.contracts import Pass
 from accel.model import Target
 from accel.recipe.benchmark_settings import BenchmarkSettings
 from accel.recipe.passes import PassEntry, gives_file, kind_for_backend, leaf_for
-from accel.tasks.settings import DataSettings, ImageClassificationSettings, PositiveInt
+from accel.tasks.settings import DataSettings, PositiveInt, TaskSettings
 
 VERSION = 1
 
@@ -125,7 +125,7 @@ class Recipe(_Settings):
     cache_dir: Annotated[str | None, Field(min_length=1, description="By default the user's cache folder")] = None
     about: About = Field(default_factory=About)
     model: ModelSettings
-    task: Annotated[ImageClassificationSettings | None, Field(description="What the model is for, and how it is judged")] = None
+    task: Annotated[TaskSettings | None, Field(description="What the model is for, and how it is judged")] = None
     data: DataSettings = Field(default_factory=DataSettings)
     passes: Annotated[tuple[PassEntry, ...], Field(description="In order; may be empty")] = ()
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]

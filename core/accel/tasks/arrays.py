@@ -58,7 +58,7 @@ class NpzReader:
         self.path = folder / settings.path
         self.settings = settings
         self.remarks: tuple[str, ...] = ()
-        names = _names(self.path)
+        names = names_in(self.path)
         for name in (settings.inputs, settings.offsets):
             if name is not None and name not in names:
                 raise DataFault(f"{self.path}: no array {name!r}; it has {', '.join(names) or 'none'}")
@@ -88,12 +88,12 @@ class NpzReader:
 
     @cached_property
     def _inputs(self) -> Array:
-        return _read(self.path, self.settings.inputs)
+        return read_array(self.path, self.settings.inputs)
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
         name = str(self.settings.offsets)
-        offsets = _read(self.path, name)
+        offsets = read_array(self.path, name)
         place = self._named(name)
         if offsets.ndim != 1 or offsets.dtype.kind not in "ui" or not len(offsets):
             raise DataFault(f"{place}: is {offsets.dtype} {offsets.shape}; offsets are n + 1 integers in one row")
@@ -107,7 +107,7 @@ class NpzReader:
     @cached_property
     def _labels(self) -> Array:
         name = str(self.settings.labels)
-        labels = _read(self.path, name)
+        labels = read_array(self.path, name)
         check_labels(labels, len(self), self._named(name))
         return labels
 
@@ -125,7 +125,8 @@ def check_labels(labels: Array, count: int, place: str) -> None:
         raise DataFault(f"{place}: {len(labels)} labels for {count} samples")
 
 
-def _names(path: Path) -> list[str]:
+def names_in(path: Path) -> list[str]:
+    """The arrays of an ``.npz``. DataFault where it is not there, or none."""
     if not path.is_file():
         raise DataFault(f"{path}: no such file")
     try:
@@ -150,7 +151,7 @@ def _read_header(stream: IO[bytes]) -> _Header:
     return _Header(shape, dtype)
 
 
-def _read(path: Path, name: str) -> Array:
+def read_array(path: Path, name: str) -> Array:
     """The array called ``name``, mapped where it lies uncompressed. DataFault if damaged or made of Python objects."""
     try:
         mapped = _mapped(path, name)

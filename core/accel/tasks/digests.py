@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from accel.tasks.settings import (
     ImageClassificationSettings,
     Preprocess,
     Tar,
+    TextClassificationSettings,
+    TextSettings,
     TorchvisionData,
 )
 from accel.tasks.splits import Part, require_part
@@ -48,9 +50,16 @@ def file_digest(path: Path) -> str:
         raise DataFault(f"{path}: {error.strerror or error}") from None
 
 
+def preparation(settings: ImageClassificationSettings | TextSettings) -> Preprocess | Mapping[str, Any] | None:
+    """What of a task's settings makes samples of what a file holds, besides a tokenizer, which is known by what it gives."""
+    if isinstance(settings, ImageClassificationSettings):
+        return settings.preprocess
+    return {"padding": settings.padding, "pad_values": settings.pad_values}
+
+
 def static_digest(
     source: DataSource,
-    preprocess: Preprocess | None,
+    preprocess: Preprocess | Mapping[str, Any] | None,
     folder: Path,
     *,
     classes: Sequence[str] | None = None,
@@ -66,14 +75,14 @@ def static_digest(
     return combined(source, preprocess, _files(chosen, folder, classes, hashed))
 
 
-def combined(source: DataSource, preprocess: Preprocess | None, files: Any) -> str:
+def combined(source: DataSource, preprocess: Preprocess | Mapping[str, Any] | None, files: Any) -> str:
     """The digest of ``files`` (anything JSON holds) as ``source`` reads them. Not ``batch_size``: it changes no sample."""
     return _sha256(
         {
             "version": _VERSION,
             "files": files,
             "libraries": _libraries(source),
-            "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),
+            "preprocess": preprocess.model_dump(mode="json") if isinstance(preprocess, Preprocess) else preprocess,
             "skip": source.skip,
             "num_samples": source.num_samples,
             "shuffle": source.shuffle,
@@ -82,7 +91,7 @@ def combined(source: DataSource, preprocess: Preprocess | None, files: Any) -> s
 
 
 def split_digest(
-    settings: ImageClassificationSettings,
+    settings: ImageClassificationSettings | TextSettings,
     data: DataSettings,
     split: Split,
     folder: Path,
@@ -93,7 +102,10 @@ def split_digest(
 ) -> str | None:
     """The digest that the task gives for ``split``, where it is known without running anyone's code; else None."""
     found = require_part(data, split, hold_selection)
-    whole = static_digest(found.source, settings.preprocess, folder, classes=settings.classes, hashed=hashed)
+    if isinstance(settings, TextSettings) and settings.tokenizer is not None:
+        return None
+    classes = settings.classes if isinstance(settings, ImageClassificationSettings | TextClassificationSettings) else None
+    whole = static_digest(found.source, preparation(settings), folder, classes=classes, hashed=hashed)
     return None if whole is None else of_part(whole, found, seed)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from accel.contracts import Batch, Predict, Score, Split
+from accel.contracts import AnswerKind, Batch, Predict, Score, Split
 from accel.errors import DataFault
 from accel.imports import ImportPolicy
 from accel.model import Signature
@@ -60,6 +60,11 @@ class ImageClassification:
         self._digests: dict[str, str] = {}
         self._warnings: dict[str, None] = {}  # in order, each once
         self._labels: dict[Split, Array] = {}
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What the model's first output holds for each sample."""
+        return "classes"
 
     @property
     def warnings(self) -> list[str]:

@@ -12,7 +12,7 @@ from accel.errors import DataFault
 from accel.imports import ImportPolicy
 from accel.tasks.metric_names import RANKED
 from accel.tasks.metrics import class_scores, custom, ranked, ranks, require_no_nan
-from accel.tasks.settings import ImageClassificationSettings
+from accel.tasks.settings import ClassificationSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ Answers = Iterable[tuple[Sequence["Array"], "Array", Sequence[str]]]
 
 
 def score(
-    answers: Answers, settings: ImageClassificationSettings, policy: ImportPolicy, place: str
+    answers: Answers, settings: ClassificationSettings, policy: ImportPolicy, place: str
 ) -> tuple[dict[str, Score], list[str]]:
     """The metrics of ``settings`` in their order, and remarks for the report.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class _Settings(BaseModel):
@@ -12,7 +13,10 @@ class _Settings(BaseModel):
 
 
 class Arrays(_Settings):
-    """An ``.npz``. ``inputs`` and ``labels`` name its arrays; with ``offsets``, ``inputs`` is all encoded images end to end."""
+    """An ``.npz``. ``inputs`` and ``labels`` name its arrays; with ``offsets``, ``inputs`` is all encoded images end to end.
+
+    For a task on text, ``inputs`` is an array of texts; without it, there is one array for each input of the model, by name.
+    """
 
     path: str
     inputs: str = "inputs"
@@ -21,10 +25,14 @@ class Arrays(_Settings):
 
 
 class Csv(_Settings):
-    """A CSV of image files and labels; files are relative to ``root``, by default the CSV's own folder."""
+    """A CSV of image files and labels; files are relative to ``root``, by default the CSV's own folder.
+
+    For a task on text: a CSV of texts and labels, the texts in ``text_column``.
+    """
 
     path: str
     file_column: str = "file"
+    text_column: str = "text"
     label_column: str = "label"
     root: str | None = None
 
@@ -153,3 +161,59 @@ class ImageClassificationSettings(_Settings):
     metrics: tuple[str, ...] = ("top1", "top5")
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
+
+
+class Tokenizer(_Settings):
+    """What makes a tokenizer: ``factory(**kwargs)`` gives a callable from one text to a row of integers for each input."""
+
+    factory: Annotated[str, Field(min_length=1, description="file.py:name beside the recipe, or package.module:name")]
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+Padding = Annotated[
+    Literal["longest"] | PositiveInt,
+    Field(description="Rows are filled up to the longest of their batch, or to this length; to the model's, where it has one"),
+]
+PadValues = Annotated[dict[str, int], Field(description="What rows are filled up with, by input; 0 for those not named")]
+
+
+class TextClassificationSettings(_Settings):
+    """``tokenizer`` is absent where the data already is tokenised."""
+
+    type: Literal["text_classification"]
+    metrics: tuple[str, ...] = ("top1",)
+    tokenizer: Tokenizer | None = None
+    padding: Padding = "longest"
+    pad_values: PadValues = Field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+
+
+class EmbeddingSettings(_Settings):
+    """Text to vectors. Rows are judged by how close their vectors stay to the reference's; ``metrics`` need labels."""
+
+    type: Literal["embedding"]
+    metrics: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
+    padding: Padding = "longest"
+    pad_values: PadValues = Field(default_factory=dict)
+
+
+ClassificationSettings = ImageClassificationSettings | TextClassificationSettings
+TextSettings = TextClassificationSettings | EmbeddingSettings
+
+_IMAGES = "image_classification"
+
+
+def _kind(given: Any) -> str:
+    """Which settings are meant. What is no type of ours is left to the first, which says what is allowed."""
+    named = given.get("type") if isinstance(given, Mapping) else getattr(given, "type", None)
+    return str(named) if named in ("text_classification", "embedding") else _IMAGES
+
+
+TaskSettings = Annotated[
+    Annotated[ImageClassificationSettings, Tag(_IMAGES)]
+    | Annotated[TextClassificationSettings, Tag("text_classification")]
+    | Annotated[EmbeddingSettings, Tag("embedding")],
+    Discriminator(_kind),
+]
+"""What a recipe has below ``task``; without a type, image_classification is meant."""

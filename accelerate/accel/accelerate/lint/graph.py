@@ -39,7 +39,7 @@ class LintGraph:
     of all of them by name, told apart where two branches use the same.
 
     ``broken``: why the graph does not hold together, in which case nothing else is filled in. ``missing``: tensor to why its
-    external data cannot be read. ``folder``: of the file. ``outputs``: of the outermost graph.
+    external data cannot be read. ``folder``: of the file. ``outputs``: of the outermost graph; ``given_out``: of all graphs.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class LintGraph:
     nodes: Sequence[Any] = ()
     inputs: Sequence[Any] = ()
     outputs: frozenset[str] = frozenset()
+    given_out: frozenset[str] = frozenset()
     constants: Mapping[str, Any] = field(default_factory=dict)
     makers: Mapping[str, Any] = field(default_factory=dict)
     readers: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -189,6 +190,7 @@ def read(path: Path) -> LintGraph:
         nodes=nodes,
         inputs=_true_inputs(proto),
         outputs=frozenset(value.name for value in proto.graph.output),
+        given_out=frozenset(value.name for graph in live(proto.graph) for value in graph.output),
         constants=constants,
         makers={name: node for node in nodes for name in node.output if name},
         readers=readers,

@@ -13,6 +13,7 @@ from importlib.resources import files
 
 from accel.benchmarks.html import (
     distributions,
+    kept,
     layers,
     measured,
     opening,
@@ -107,6 +108,7 @@ def _sections(report: Report) -> list[Section]:
         Section("points", "Scenarios and settings", points.points(report)),
         Section("roofline", "How far from the machine's limit", roofline.roofline(report)),
         Section("layers", "Layers: precision and time", layers.layers(report)),
+        Section("kept", "Layers kept in floating point", kept.kept(report)),
         Section("classes", "Accuracy by class", samples.classes(report)),
         Section("samples", "Samples that differ most", samples.differing(report) + samples.notes(report)),
         Section("measured", "How it was measured", measured.measured(report)),

@@ -27,7 +27,7 @@ def results(report: Report) -> str:
         Column("p99", numeric=True),
         Column("queries", numeric=True),
         Column("executed precision"),
-        Column("top-1 agreement", numeric=True, note="share of samples with the reference's answer"),
+        *_agreement_columns(report),
         Column("SQNR", numeric=True, note="signal to quantization noise of the outputs"),
         Column("gzipped", numeric=True),
     ]
@@ -64,7 +64,8 @@ def _result(row: Row, number: int, report: Report, vs: Row | None, metrics: list
     p50, p90, p99, queries = _latency(row)
     found += [p50, cells.ratio(row, vs), figure(figures.size(row.size_bytes), row.size_bytes), p90, p99, queries]
     found.append(words(shown(figures.precision(row.precision))) if row.precision is not None else MISSING)
-    found += [*_fidelity(row.fidelity), figure(figures.size(row.gzip_bytes), row.gzip_bytes)]
+    found += [*_agreement(row.fidelity, report), *_sqnr(row.fidelity)]
+    found.append(figure(figures.size(row.gzip_bytes), row.gzip_bytes))
     if row.status == "built" and row.reason is not None:
         found[0] = Cell(f'{found[0].html}<small class="why">built only: {shown(row.reason)}</small>', row.name)
     assert len(found) == width
@@ -88,17 +89,43 @@ def _latency(row: Row) -> list[Cell]:
     return [*times, figure(f"{latency.queries:,}", latency.queries)]
 
 
-def _fidelity(found: Fidelity | None) -> list[Cell]:
-    if found is None:
+def _embeddings(report: Report) -> bool:
+    return any(row.fidelity is not None and row.fidelity.cosine is not None for row in report.rows)
+
+
+def _agreement_columns(report: Report) -> list[Column]:
+    if not _embeddings(report):
+        return [Column("top-1 agreement", numeric=True, note="share of samples with the reference's answer")]
+    return [
+        Column("mean cosine", numeric=True, note="of a sample's vector and the reference's"),
+        Column("same nearest", numeric=True, note="share of samples whose nearest other sample is the reference's"),
+    ]
+
+
+def _agreement(found: Fidelity | None, report: Report) -> list[Cell]:
+    """One cell for each of the columns above."""
+    if not _embeddings(report):
+        share = None if found is None else found.top1_agreement
+        return [MISSING if found is None else _percent(share)]
+    if found is None or found.cosine is None:
         return [MISSING, MISSING]
-    agreement = found.top1_agreement
-    cell = figure("" if agreement is None else f"{100 * agreement:.2f} %", agreement)
+    value, low, high = found.cosine.value, found.cosine.low, found.cosine.high
+    bounds = "" if low is None or high is None else f"<small>CI {low:.4f} to {high:.4f}</small>"
+    return [Cell(f"{value:.4f}{bounds}", value), _percent(found.nearest_agreement)]
+
+
+def _percent(share: float | None) -> Cell:
+    return figure("" if share is None else f"{100 * share:.2f} %", share)
+
+
+def _sqnr(found: Fidelity | None) -> list[Cell]:
+    if found is None:
+        return [MISSING]
     if found.max_abs_difference == 0 and not found.nonfinite_values:
-        return [cell, Cell("identical", 1e9)]
-    sqnr = figure(f"{found.sqnr_db:.1f} dB" if found.sqnr_db is not None else "", found.sqnr_db)
+        return [Cell("identical", 1e9)]
     if found.nonfinite_values:
-        sqnr = Cell(f'<strong class="failed">{found.nonfinite_values:,} values NaN or infinite</strong>', -1e9)
-    return [cell, sqnr]
+        return [Cell(f'<strong class="failed">{found.nonfinite_values:,} values NaN or infinite</strong>', -1e9)]
+    return [figure(f"{found.sqnr_db:.1f} dB" if found.sqnr_db is not None else "", found.sqnr_db)]
 
 
 def _more(report: Report) -> str:

@@ -14,19 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from accel.compress.output_likeness import Compared, Remembered, answers_of
 from accel.compress.pruning.latency_table import structure
 from accel.compress.quiet_library import quiet
 from accel.compress.training.state import state_digest, tensors_of
 from accel.contracts import Job
-from accel.errors import DataFault, PassFault
+from accel.errors import DataFault
 from accel.model import TorchModel
 
 Array = NDArray[Any]
 AGREEMENT_SAMPLES = 512
 """Without labels: how many samples the outputs are compared on."""
-
-REMEMBERED = 1 << 24
-"""At most this many output values of the unpruned network are kept for comparison; samples beyond them do not break ties."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +58,21 @@ class Judge:
         self._labelled = first is not None and first.labels is not None
         self._sign = 1.0
         self._asked = 0
-        self._reference: _Kept | None = None
+        self._reference: Remembered | None = None
         self._digest = digest_of(model)
         self._data = task.digest(self._split)
-        self.measure = "agreement with the unpruned network"
+        self._kind = answers_of(task)
+        self._alike = {"classes": "agreement with the unpruned network", "embeddings": "cosine to the unpruned network"}[
+            self._kind
+        ]
+        self.measure = self._alike
 
     def worth(self, removed: Iterable[str]) -> Worth:
         """Of the network without the blocks ``removed``."""
         paths = sorted(removed)
         key = {
             "what": "cost of removing blocks",
-            "version": 1,
+            "version": 2,
             "model": self._digest,
             "removed": paths,
             "split": self._split,
@@ -91,21 +93,21 @@ class Judge:
     def _measured(self, removed: Sequence[str]) -> tuple[str, float, float | None, float | None]:
         """Name of the score, its sign (-1 where lower is better), signed score, noise; None where not a finite number."""
         if self._reference is None and removed:
-            self._reference = _Kept()
+            self._reference = Remembered()
             self._scored(self._reference, ())
-        outputs = _Compared(_Kept() if self._reference is None else self._reference)
+        batches = [] if self._reference is None else self._reference.batches
+        outputs = Compared(batches, self._kind, "prune: without a block the network")
         name, sign, score = self._scored(outputs, removed)
         noise = outputs.noise()
-        return name, sign, score if np.isfinite(score) else None, noise if np.isfinite(noise) else None
+        return name, sign, score if np.isfinite(score) else None, noise
 
-    def _scored(self, outputs: _Kept | _Compared, removed: Sequence[str]) -> tuple[str, float, float]:
+    def _scored(self, outputs: Remembered | Compared, removed: Sequence[str]) -> tuple[str, float, float]:
         """Name, sign and signed value of the score; what the network gives is appended to ``outputs`` batch by batch."""
         with without(self._module, removed):
             if not self._labelled:
                 for given in self._batches():
                     outputs.append(self._predict(given)[0])
-                score = outputs.agreement() if isinstance(outputs, _Compared) else 1.0
-                return "agreement with the unpruned network", 1.0, score
+                return self._alike, 1.0, _likeness(outputs)
 
             finite = True
 
@@ -122,6 +124,8 @@ class Judge:
                 if finite or not removed:
                     raise
                 return self.measure, self._sign, float("nan")
+        if not metrics:  # of embeddings, which are held against the unpruned network's
+            return self._alike, 1.0, _likeness(outputs)
         name, first = next(iter(metrics.items()))
         sign = 1.0 if first.higher_is_better else -1.0
         return f"selection {name}", sign, sign * first.value
@@ -147,48 +151,12 @@ class Judge:
         return [leaf.cpu().numpy() for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-class _Kept:
-    """The unpruned network's first output, batch by batch, as far as memory is meant for it."""
-
-    def __init__(self) -> None:
-        self.batches: list[Array] = []
-        self._held = 0
-
-    def append(self, output: Array) -> None:
-        self._held += output.size
-        if self._held <= REMEMBERED:
-            self.batches.append(np.array(output))
-
-
-class _Compared:
-    """A first output batch by batch, beside what the unpruned network gave."""
-
-    def __init__(self, reference: _Kept) -> None:
-        self._reference = reference.batches
-        self._batch = self._same = self._count = 0
-        self._signal = self._error = 0.0
-
-    def append(self, output: Array) -> None:
-        if self._batch >= len(self._reference):
-            return
-        wanted = self._reference[self._batch]
-        self._batch += 1
-        if wanted.shape != output.shape:
-            raise PassFault(f"prune: without a block the network gives {list(output.shape)} instead of {list(wanted.shape)}")
-        exact = wanted.astype(np.float64)
-        self._signal += float((exact**2).sum())
-        self._error += float(((exact - output) ** 2).sum())
-        if wanted.ndim > 1 and wanted.shape[1] > 1:
-            same = wanted.argmax(1) == output.argmax(1)
-            self._same += int(same.sum())
-            self._count += same.size
-
-    def noise(self) -> float:
-        return self._error / self._signal if self._signal else 0.0
-
-    def agreement(self) -> float:
-        """The part of the answers (largest along the second axis) that are the same; for other outputs 1, ties then decide."""
-        return self._same / self._count if self._count else 1.0
+def _likeness(outputs: Remembered | Compared) -> float:
+    """Where nothing can be alike 1, and ties decide; NaN where outputs are no numbers."""
+    found = outputs.likeness() if isinstance(outputs, Compared) else 1.0
+    if found is None and isinstance(outputs, Compared) and outputs.noise() is not None:
+        return 1.0
+    return float("nan") if found is None else found
 
 
 @contextmanager

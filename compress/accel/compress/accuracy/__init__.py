@@ -1,0 +1,1 @@
+"""Which layers stay in floating point for the sake of accuracy."""
