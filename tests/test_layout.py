@@ -52,7 +52,18 @@ def test_constraints_pin_what_the_project_declares() -> None:
         *project["dependencies"],
         *(
             entry
-            for name in ("cpu", "openvino", "onnxruntime", "prune", "qat", "neural-compressor", "vision", "tensorrt-rtx", "demo", "dev")
+            for name in (
+                "cpu",
+                "openvino",
+                "onnxruntime",
+                "prune",
+                "qat",
+                "neural-compressor",
+                "vision",
+                "tensorrt-rtx",
+                "demo",
+                "dev",
+            )
             for entry in project["optional-dependencies"][name]
         ),
     ]

@@ -322,7 +322,10 @@ def test_a_value_out_of_range_is_refused(home: Path, line: str, says: str) -> No
         ("task: {type: image_classification, metrics: [top2]}", "no metric is called 'top2'; did you mean 'top"),
         ("task: {type: image_classification, metrics: []}", "found an empty list, allowed: top1, top5"),
         ("task: {type: image_classification, preprocess: {color: grey}}", "allowed: rgb, bgr, gray; did you mean 'gray'?"),
-        ("passes: [{type: quantize, engine: nnfc}]", "allowed: auto, onnxruntime, nncf, neural-compressor; did you mean 'nncf'?"),
+        (
+            "passes: [{type: quantize, engine: nnfc}]",
+            "allowed: auto, onnxruntime, nncf, neural-compressor; did you mean 'nncf'?",
+        ),
         ("passes: [{type: quantize, approach: dynamic}]", "found 'dynamic', allowed: qat, static"),
         ("passes: [{type: simplify, engine: nncf}]", "simplify has none, leave the key out"),
     ],

@@ -37,6 +37,7 @@ def sizes_of(project: Project) -> dict[str, int]:
     return {name: (project.out / "targets" / name / "model.onnx").stat().st_size for name in ("ort", "ov")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("neural_compressor") is None, reason="the extra neural-compressor is not installed")
 def test_neural_compressor_before_the_export_serves_both_runtimes(project: Project, typed: Typed) -> None:
     project.rewrite("approach: static\n", "approach: static\n    engine: onnxruntime\n")

@@ -130,7 +130,8 @@ def _prepared(module: nn.Module, signature: Signature, edit: QuantizeAware) -> n
 def _compressed(module: nn.Module, signature: Signature, edit: NeuralCompressed) -> nn.Module:
     from accel.compress.quantize_neural_compressor import core
 
-    return core().again(module, signature, edit)
+    made: nn.Module = core().again(module, signature, edit)
+    return made
 
 
 def _tensors(module: nn.Module) -> Iterable[tuple[str, nn.Module, str, Tensor]]:

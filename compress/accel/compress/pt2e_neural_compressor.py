@@ -136,7 +136,9 @@ def _built(
     except (AccelError, MemoryError, OSError):
         raise
     except Exception as error:  # torchao's observers raise AssertionError, RuntimeError and ValueError
-        raise PassFault(f"{WHAT}: calibration failed: {type(error).__name__}: {error}; check the weights and the data") from error
+        raise PassFault(
+            f"{WHAT}: calibration failed: {type(error).__name__}: {error}; check the weights and the data"
+        ) from error
     setattr(result, EDITS, edits_of(module))
     add_edit_(result, NeuralCompressed(dict(settings), *versions()))
     return result, remarks

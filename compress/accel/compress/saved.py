@@ -85,9 +85,7 @@ def _described(
     if signature is None:
         signature = _signature(example)
         if not signature.inputs and any(isinstance(edit, QuantizeAware | NeuralCompressed) for edit in edits):
-            raise UsageError(
-                "a module with fake quantizers is traced again when it is loaded; pass example="
-            )
+            raise UsageError("a module with fake quantizers is traced again when it is loaded; pass example=")
     record = {
         "format": FORMAT,
         "origin": {"factory": _relative(origin.factory, base), "kwargs": dict(origin.kwargs), "digest": origin.digest},

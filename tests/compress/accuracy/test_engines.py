@@ -114,7 +114,9 @@ def test_a_few_samples_do_not_decide() -> None:
     good, nearly = judged([1.0] * 100), judged([1.0] * 98 + [0.0] * 2)
     winner, why = chosen([tried("onnxruntime", good, 2.0), tried("nncf", nearly, 1.0)], "top1")
     assert winner.engine == "nncf"
-    assert why[0].startswith("engine auto: nncf taken: the fastest, and in top1 no worse than onnxruntime (by -0.0200, 95 % inter")
+    assert why[0].startswith(
+        "engine auto: nncf taken: the fastest, and in top1 no worse than onnxruntime (by -0.0200, 95 % inter"
+    )
     assert why[1] == "engine auto: onnxruntime not taken: 100.0% slower"
 
 

@@ -63,7 +63,11 @@ def fastest(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> OnnxMod
         winner, why = chosen(tried, selection.metric)
         path = job.folder / "model.onnx"
         write(load(winner.file.path), path)
-    notes = [_table(tried, selection, float_ms), *why, *(f"engine auto: {name} left out: {text}" for name, text in left.items())]
+    notes = [
+        _table(tried, selection, float_ms),
+        *why,
+        *(f"engine auto: {name} left out: {text}" for name, text in left.items()),
+    ]
     return replace(winner.file, path=path).noting(*notes)
 
 
@@ -97,9 +101,7 @@ def _made(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> tuple[lis
 def _step(engine: str, settings: QuantizeStaticAuto) -> QuantizeStaticOnnxRuntime | QuantizeStaticNncf:
     if engine == "onnxruntime":
         return QuantizeStaticOnnxRuntime(calibration=settings.calibration, ignored_scope=settings.ignored_scope)
-    return QuantizeStaticNncf(
-        calibration=NncfCalibration(**asdict(settings.calibration)), ignored_scope=settings.ignored_scope
-    )
+    return QuantizeStaticNncf(calibration=NncfCalibration(**asdict(settings.calibration)), ignored_scope=settings.ignored_scope)
 
 
 def _measured(
@@ -208,6 +210,4 @@ def _table(tried: Sequence[Tried], selection: Selection, float_ms: float) -> str
     sign = 1.0 if selection.higher_is_better else -1.0
     parts = [f"{one.engine} {sign * one.judged.value:.4f} in {one.ms:.4g} ms" for one in tried]
     count = next((f"{len(one.judged.samples)} samples" for one in tried if one.judged.samples is not None), "all samples")
-    return (
-        f"engine auto: {selection.metric} on {selection.split} data ({count}): {', '.join(parts)}; floating point {float_ms:.4g} ms"
-    )
+    return f"engine auto: {selection.metric} on {selection.split} data ({count}): {', '.join(parts)}; floating point {float_ms:.4g} ms"

@@ -104,7 +104,9 @@ class Selection:
         if not finite:
             raise PassFault("its outputs are no numbers")
         if not scores or (self._metric is not None and self._metric not in scores):
-            raise PassFault(f"quantize: engine auto: no metric is called {self._metric!r}; there are {', '.join(scores) or 'none'}")
+            raise PassFault(
+                f"quantize: engine auto: no metric is called {self._metric!r}; there are {', '.join(scores) or 'none'}"
+            )
         self.metric = next(iter(scores)) if self._metric is None else self._metric
         score = scores[self.metric]
         self.higher_is_better = score.higher_is_better
