@@ -271,10 +271,8 @@ def test_the_engine_for_torch_models_stands_before_the_export(tmp_path: Path) ->
     found = recipe(tmp_path, TORCH, "{type: quantize, engine: neural-compressor} > {type: export_onnx}")
     assert {found.passes_for(target)[0][0] for target in found.targets} == {"quantize/static/neural-compressor"}
     late = problems(tmp_path, TORCH, "{type: export_onnx} > {type: quantize, engine: neural-compressor}")
-    assert [problem.message for problem in late] == [
-        "passes.1: quantize takes a TorchModel, but export_onnx before it gives an OnnxModel; move it before the pass that makes "
-        "the ONNX file"
-    ]
+    found_there = "passes.1: quantize takes a TorchModel, but export_onnx before it gives an OnnxModel"
+    assert [problem.message for problem in late] == [f"{found_there}; move it before the pass that makes the ONNX file"]
     bare = problems(tmp_path, TORCH, "{type: quantize} > {type: export_onnx}")
     assert "quantize takes an OnnxModel" in bare[0].message, "it is chosen by name only"
 

@@ -2,8 +2,8 @@
 
 The library prepares a captured graph (torch's quantizer for x86 says where to round) and puts an observer at each place. From
 there on the graph is of the kind that quantization-aware training makes: observers become fake quantizers with fixed scales,
-and ``export_onnx`` folds the weights to INT8 and writes INT32 biases. The library's own conversion leaves the weights in float32
-behind a QuantizeLinear, four times the file.
+and ``export_onnx`` folds the weights to INT8 and writes INT32 biases. The library's own conversion leaves the weights in
+float32 behind a QuantizeLinear, four times the file.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def again(module: nn.Module, signature: Signature, edit: NeuralCompressed) -> nn
     made_by = (edit.torch, edit.torchao, edit.neural_compressor)
     if made_by != here:
         raise ModelFault(
-            "this model was quantized with torch {}, torchao {} and neural-compressor {}; here are {}, {} and {}, which may number "
-            "the scales otherwise; install those versions, or export it to ONNX there".format(*made_by, *here)
+            "this model was quantized with torch {}, torchao {} and neural-compressor {}; here are {}, {} and {}, which may "
+            "number the scales otherwise; install those versions, or export it to ONNX there".format(*made_by, *here)
         )
     return _built(module, signature, edit.settings, [tuple(examples(signature))])[0]
 

@@ -30,7 +30,7 @@ CPU = OnnxRuntime.quantization
 
 
 class EnginesProbe:
-    """Of the tests' session probe, with the time that ``ms`` gives for each engine's file: ``float``, ``onnxruntime``, ``nncf``."""
+    """Of the tests' session probe, with the time that ``ms`` gives for the file of each engine, and for ``float``."""
 
     precision = "int8"
     identity: Mapping[str, Any] = {"target": "this process"}
@@ -207,7 +207,7 @@ def test_accuracy_control_goes_on_from_the_winner(breakable_file: OnnxModel, job
 
 
 def test_what_it_needs_is_said(breakable_file: OnnxModel, breakable_module: TorchModel, make_task: Any, job: Any) -> None:
-    with pytest.raises(PassFault, match="this job has no probe; .* or name an engine"):
+    with pytest.raises(PassFault, match=r"this job has no probe; .* or name an engine"):
         QuantizeStaticAuto()(breakable_file, replace(job(), probe=None))
     with pytest.raises(DataFault, match="chooses by selection data, and there is none"):
         QuantizeStaticAuto()(breakable_file, job(task=make_task(breakable_module, splits=()), folder="none"))

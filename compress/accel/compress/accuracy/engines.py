@@ -210,4 +210,5 @@ def _table(tried: Sequence[Tried], selection: Selection, float_ms: float) -> str
     sign = 1.0 if selection.higher_is_better else -1.0
     parts = [f"{one.engine} {sign * one.judged.value:.4f} in {one.ms:.4g} ms" for one in tried]
     count = next((f"{len(one.judged.samples)} samples" for one in tried if one.judged.samples is not None), "all samples")
-    return f"engine auto: {selection.metric} on {selection.split} data ({count}): {', '.join(parts)}; floating point {float_ms:.4g} ms"
+    data = f"{selection.metric} on {selection.split} data ({count})"
+    return f"engine auto: {data}: {', '.join(parts)}; floating point {float_ms:.4g} ms"
