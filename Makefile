@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,compress,vision,tensorrt-rtx,demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,compress,neural-compressor,vision,tensorrt-rtx,demo,dev]'
 	touch $@
 
 quickstart: $(STAMP)

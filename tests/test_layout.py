@@ -28,7 +28,7 @@ def test_every_portion_is_typed() -> None:
 
 
 def test_no_file_is_named_like_a_library() -> None:
-    libraries = {"openvino", "onnxruntime", "tensorrt", "nncf", "torch", "onnx", "onnxslim", "torchvision"}
+    libraries = {"openvino", "onnxruntime", "tensorrt", "nncf", "neural_compressor", "torch", "onnx", "onnxslim", "torchvision"}
     named = [path for root in ROOTS for path in (ROOT / root).rglob("*.py") if path.stem in libraries]
     assert named == []
 
@@ -52,7 +52,18 @@ def test_constraints_pin_what_the_project_declares() -> None:
         *project["dependencies"],
         *(
             entry
-            for name in ("cpu", "openvino", "onnxruntime", "prune", "qat", "vision", "tensorrt-rtx", "demo", "dev")
+            for name in (
+                "cpu",
+                "openvino",
+                "onnxruntime",
+                "prune",
+                "qat",
+                "neural-compressor",
+                "vision",
+                "tensorrt-rtx",
+                "demo",
+                "dev",
+            )
             for entry in project["optional-dependencies"][name]
         ),
     ]
@@ -65,6 +76,7 @@ HOMES = {
     "onnxruntime": {"accelerate": 1, "compress": 1},
     "openvino": {"accelerate": 1},
     "nncf": {"compress": 1},
+    "neural_compressor": {"compress": 1},
     "onnxslim": {"compress": 1},
 }
 

@@ -12,7 +12,19 @@ import pytest
 from accel import catalog
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "onnx", "numpy", "onnxruntime", "openvino", "nncf", "onnxslim", "torchvision", "scipy", "PIL")
+HEAVY = (
+    "torch",
+    "onnx",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "neural_compressor",
+    "onnxslim",
+    "torchvision",
+    "scipy",
+    "PIL",
+)
 
 
 def imported_after(program: str) -> set[str]:

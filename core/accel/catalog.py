@@ -24,10 +24,15 @@ PASSES: Mapping[str, str] = {
     "cast": "accel.compress.cast:Cast",
     "quantize/static/onnxruntime": "accel.compress.quantize_onnxruntime:QuantizeStaticOnnxRuntime",
     "quantize/static/nncf": "accel.compress.quantize_nncf:QuantizeStaticNncf",
+    "quantize/static/auto": "accel.compress.quantize_auto:QuantizeStaticAuto",
+    "quantize/static/neural-compressor": "accel.compress.quantize_neural_compressor:QuantizeStaticNeuralCompressor",
     "quantize/dynamic/onnxruntime": "accel.compress.quantize_dynamic:QuantizeDynamic",
     "quantize/weight_only/onnxruntime": "accel.compress.quantize_weight_only:QuantizeWeightOnlyOnnxRuntime",
     "quantize/weight_only/nncf": "accel.compress.quantize_weight_only:QuantizeWeightOnlyNncf",
 }
+
+ONLY_BY_NAME = frozenset({"quantize/static/auto", "quantize/static/neural-compressor"})
+"""Keys that an entry means only where it names that engine: the one takes minutes to try, the other takes a torch module."""
 
 BACKENDS: Mapping[str, str] = {
     "eager": "accel.accelerate.eager:Eager",

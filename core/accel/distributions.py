@@ -11,6 +11,7 @@ FLAVOURS: Mapping[str, tuple[str, ...]] = {
         "onnxruntime-rocm", "onnxruntime-qnn", "onnxruntime-training", "ort-nightly", "ort-nightly-gpu",
     ),
     "openvino": ("openvino", "openvino-nightly", "openvino-dev"),
+    "neural-compressor-pt": ("neural-compressor-pt", "neural-compressor"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt-rtx-cu13": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }  # fmt: skip

@@ -97,7 +97,17 @@ class QuantizeAware:
     torchao: str
 
 
-Edit = KeepChannels | RemoveBlock | Masks | QuantizeAware
+@dataclass(frozen=True)
+class NeuralCompressed:
+    """The module was quantized by neural-compressor's PT2E flow with ``settings``, by these versions."""
+
+    settings: Mapping[str, Any]
+    torch: str
+    torchao: str
+    neural_compressor: str
+
+
+Edit = KeepChannels | RemoveBlock | Masks | QuantizeAware | NeuralCompressed
 """What was done to a module's structure: JSON-able, and replayed in order on what the factory builds."""
 
 EDITS = "accel_edits"

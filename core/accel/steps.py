@@ -27,6 +27,7 @@ _EXTRAS: Mapping[str, str] = {
     "openvino": "openvino",
     "torch-pruning": "prune",
     "torchao": "qat",
+    "neural-compressor-pt": "neural-compressor",
 }
 
 

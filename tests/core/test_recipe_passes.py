@@ -255,6 +255,28 @@ def test_auto_falls_back_to_the_engine_that_takes_the_settings(tmp_path: Path) -
     assert "passes.0: openvino gets engine onnxruntime; nncf does not take these settings" in found.notes
 
 
+def test_auto_is_an_engine_of_its_own_and_none_leaves_it_to_the_backend(tmp_path: Path) -> None:
+    tried = recipe(tmp_path, ONNX, "{type: quantize, engine: auto}")
+    assert {tried.passes_for(target)[0][0] for target in tried.targets} == {"quantize/static/auto"}
+    assert tried.document()["passes"][0]["engine"] == "auto"
+    left = recipe(tmp_path, ONNX, "{type: quantize}")
+    assert [left.passes_for(target)[0][0] for target in left.targets] == [
+        f"quantize/static/{'nncf' if target.backend == 'openvino' else 'onnxruntime'}" for target in left.targets
+    ]
+    weights = recipe(tmp_path, ONNX, "{type: quantize, approach: weight_only, engine: auto}")
+    assert {weights.passes_for(target)[0][0].rpartition("/")[2] for target in weights.targets} <= {"onnxruntime", "nncf"}
+
+
+def test_the_engine_for_torch_models_stands_before_the_export(tmp_path: Path) -> None:
+    found = recipe(tmp_path, TORCH, "{type: quantize, engine: neural-compressor} > {type: export_onnx}")
+    assert {found.passes_for(target)[0][0] for target in found.targets} == {"quantize/static/neural-compressor"}
+    late = problems(tmp_path, TORCH, "{type: export_onnx} > {type: quantize, engine: neural-compressor}")
+    found_there = "passes.1: quantize takes a TorchModel, but export_onnx before it gives an OnnxModel"
+    assert [problem.message for problem in late] == [f"{found_there}; move it before the pass that makes the ONNX file"]
+    bare = problems(tmp_path, TORCH, "{type: quantize} > {type: export_onnx}")
+    assert "quantize takes an OnnxModel" in bare[0].message, "it is chosen by name only"
+
+
 def test_a_named_engine_serves_every_target(tmp_path: Path) -> None:
     found = recipe(tmp_path, ONNX, "{type: quantize, engine: nncf}")
     assert {found.passes_for(target)[0][0] for target in found.targets} == {"quantize/static/nncf"}
@@ -284,6 +306,7 @@ def test_every_pass_of_the_catalogue_says_what_it_takes_and_gives(key: str) -> N
     leaf = next(leaf for leaf in leaves() if leaf.key == key)
     found = catalog.load(leaf.reference)
     assert len(takes(found)) == len(gives(found)) == 1
-    on_files = key in ("export_onnx", "simplify", "cast") or key.startswith("quantize/static")
+    on_modules = ("quantize/qat", "quantize/static/neural-compressor")
+    on_files = key in ("export_onnx", "simplify", "cast") or (key.startswith("quantize/") and key not in on_modules)
     assert gives(found) == {"OnnxModel" if on_files else "TorchModel"}
     assert takes(found) == {"OnnxModel" if on_files and key != "export_onnx" else "TorchModel"}

@@ -28,3 +28,12 @@ class NncfCalibration:
     method: Literal["minmax", "percentile"] = "minmax"
     percentile: Percentile = 99.99
     num_samples: NumSamples = 300
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class NeuralCompressorCalibration:
+    """The same for neural-compressor. ``minmax``: extremes of each batch of 32, averaged as torch's moving average does;
+    ``mse``: the range with the least squared rounding error over a histogram, which it calls ``kl``."""
+
+    method: Literal["minmax", "mse"] = "minmax"
+    num_samples: NumSamples = 300

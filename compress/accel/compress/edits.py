@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from accel.errors import ModelFault
-from accel.model import EDITS, Edit, KeepChannels, Masks, QuantizeAware, RemoveBlock, Signature
+from accel.model import EDITS, Edit, KeepChannels, Masks, NeuralCompressed, QuantizeAware, RemoveBlock, Signature
 
 KINDS: Mapping[str, type[Any]] = {
     "keep_channels": KeepChannels,
     "remove_block": RemoveBlock,
     "masks": Masks,
     "quantize_aware": QuantizeAware,
+    "neural_compressed": NeuralCompressed,
 }
 GRAPH = "graph"
-"""Where a module that was prepared for quantization-aware training keeps the network: its parameters are below this name."""
+"""Where a module with fake quantizers keeps the network: its parameters are below this name."""
 
 
 def edits_of(module: nn.Module) -> tuple[Edit, ...]:
@@ -34,7 +35,7 @@ def add_edit_(module: nn.Module, edit: Edit) -> None:
 
 
 def replay_(module: nn.Module, edits: Sequence[Edit], signature: Signature) -> nn.Module:
-    """Do ``edits`` to ``module`` and record them; gives the module itself, or the one that quantization-aware training makes.
+    """Do ``edits`` to ``module`` and record them; gives the module itself, or the one with fake quantizers that is made of it.
 
     ``signature``: of the model, for tracing it. Weights are not part of an edit and are loaded afterwards.
     Raises ModelFault with the first thing that does not fit.
@@ -47,6 +48,9 @@ def replay_(module: nn.Module, edits: Sequence[Edit], signature: Signature) -> n
                 remove_block_(module, edit.path)
             elif isinstance(edit, Masks):
                 require_parameters(module, edit)
+            elif isinstance(edit, NeuralCompressed):
+                module = _compressed(module, signature, edit)
+                continue
             else:
                 module = _prepared(module, signature, edit)
                 continue  # it records its own edit beside the earlier ones
@@ -121,6 +125,13 @@ def _prepared(module: nn.Module, signature: Signature, edit: QuantizeAware) -> n
     from accel.compress.qat.pt2e import prepare  # torchao takes seconds, and is there only where it is needed
 
     return prepare(module, signature, edit)
+
+
+def _compressed(module: nn.Module, signature: Signature, edit: NeuralCompressed) -> nn.Module:
+    from accel.compress.quantize_neural_compressor import core
+
+    made: nn.Module = core().again(module, signature, edit)
+    return made
 
 
 def _tensors(module: nn.Module) -> Iterable[tuple[str, nn.Module, str, Tensor]]:

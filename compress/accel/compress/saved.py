@@ -22,7 +22,7 @@ from accel import atomic, checkpoint
 from accel.compress.edits import edits_of, from_json, replay_, to_json
 from accel.errors import ModelFault, UsageError
 from accel.imports import ImportPolicy
-from accel.model import Origin, QuantizeAware, Signature, TensorSpec, TorchModel
+from accel.model import NeuralCompressed, Origin, QuantizeAware, Signature, TensorSpec, TorchModel
 from accel.origin import TORCHVISION, build, seeded, torch_origin
 
 RECORD = "edits.json"
@@ -84,10 +84,8 @@ def _described(
         raise UsageError("a model that was made in Python cannot be built again by its weights alone; pass factory=")
     if signature is None:
         signature = _signature(example)
-        if not signature.inputs and any(isinstance(edit, QuantizeAware) for edit in edits):
-            raise UsageError(
-                "a module prepared for quantization-aware training is traced again when it is loaded; pass example="
-            )
+        if not signature.inputs and any(isinstance(edit, QuantizeAware | NeuralCompressed) for edit in edits):
+            raise UsageError("a module with fake quantizers is traced again when it is loaded; pass example=")
     record = {
         "format": FORMAT,
         "origin": {"factory": _relative(origin.factory, base), "kwargs": dict(origin.kwargs), "digest": origin.digest},

@@ -249,7 +249,7 @@ def passes(document: Document, entries: Sequence[PassEntry | None], sections: Ma
             if expected == "TorchModel" and kind == "TorchModel" and gives_file(type(made)):
                 notes[f"{target.name}: {target.backend} takes the model as it is before passes.{index}, {leaf.type}"] = None
                 expected = None
-            if entry.engine == "auto" and leaf.engine not in (None, wanted):
+            if entry.engine in (None, "auto") and leaf.engine not in (None, "auto", wanted):
                 notes[f"passes.{index}: {target.name} gets engine {leaf.engine}; {wanted} does not take these settings"] = None
             _needs(once, index, leaf, made.needs, sections.get("data"))
             _baseline(once, index, entry, made, first)

@@ -16,6 +16,8 @@ from accel.recipe.passes import (
     accept,
     candidates,
     default_approach,
+    default_engine,
+    engines_of,
     filled,
     leaves,
     leaves_of,
@@ -60,12 +62,15 @@ def _entry(document: Document, node: Node, index: int, backends: Sequence[str]) 
         document.report_at((*here, "type"), f"{found}; the passes are {', '.join(known)}{near}")
         return None
     chosen: dict[str, str | None] = {}
-    for key, default in (("approach", default_approach(type_)), ("engine", None)):
-        allowed = [name for leaf in leaves_of(type_, chosen.get("approach")) if (name := getattr(leaf, key)) is not None]
-        allowed = list(dict.fromkeys([*(["auto"] if key == "engine" and allowed else []), *allowed]))
-        chosen[key] = default or (allowed[0] if key == "engine" and allowed else None)
+    for key in ("approach", "engine"):
+        if key == "approach":
+            allowed = list(dict.fromkeys(leaf.approach for leaf in leaves_of(type_) if leaf.approach is not None))
+            chosen[key] = default_approach(type_)
+        else:
+            allowed = engines_of(type_, chosen["approach"])
+            chosen[key] = default_engine(type_, chosen["approach"])
         if key not in node.entries:
-            if allowed and chosen[key] is None:
+            if key == "approach" and allowed and chosen[key] is None:
                 document.report_at(here, f"the key {key!r} is missing; allowed: {', '.join(allowed)}")
                 return None
             continue

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from accel import catalog
-from accel.recipe.passes import OWN_KEYS, Leaf, adapter, leaves, load
+from accel.recipe.passes import OWN_KEYS, Leaf, adapter, default_engine, leaves, load
 from accel.recipe.settings import Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -57,10 +57,20 @@ def json_schema_text() -> str:
 def _entry(leaf: Leaf, schema: dict[str, Any]) -> dict[str, Any]:
     """A pass's own schema with the keys that every entry has."""
     own: dict[str, Any] = {"type": {"const": leaf.type}}
+    required = ["type"]
     if leaf.approach is not None:
         own["approach"] = {"const": leaf.approach}
     if leaf.engine is not None:
-        own["engine"] = {"enum": ["auto", leaf.engine], "default": "auto"}
+        own["engine"], required = _engine(leaf)
     own["allow_noop"] = {"type": "boolean", "default": False, "description": "The pass may find nothing to change"}
     rest = {name: value for name, value in schema.get("properties", {}).items() if name not in OWN_KEYS}
-    return {**schema, "properties": {**own, **rest}, "required": ["type", *schema.get("required", [])]}
+    return {**schema, "properties": {**own, **rest}, "required": [*required, *schema.get("required", [])]}
+
+
+def _engine(leaf: Leaf) -> tuple[dict[str, Any], list[str]]:
+    """The key ``engine`` of an entry, and what an entry has to have."""
+    if leaf.key in catalog.ONLY_BY_NAME:
+        return {"const": leaf.engine}, ["type", "engine"]
+    if default_engine(leaf.type, leaf.approach) is None:
+        return {"const": leaf.engine, "description": "Left out: the engine that the target's backend prefers"}, ["type"]
+    return {"enum": ["auto", leaf.engine], "default": "auto"}, ["type"]

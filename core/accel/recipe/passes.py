@@ -74,14 +74,30 @@ def leaves() -> list[Leaf]:
 
 
 def leaves_of(type_: str, approach: str | None = None, engine: str | None = None) -> list[Leaf]:
-    """The leaves that an entry may mean; ``auto`` and None leave the choice open."""
-    return [
-        leaf
-        for leaf in leaves()
-        if leaf.type == type_
-        and approach in (None, leaf.approach)
-        and (engine in (None, "auto") or engine == leaf.engine or leaf.engine is None)
-    ]
+    """The leaves that an entry may mean. None leaves the choice to the target's backend, and so does ``auto`` where no leaf is
+    called so."""
+    among = [leaf for leaf in leaves() if leaf.type == type_ and approach in (None, leaf.approach)]
+    chosen = {leaf.approach for leaf in among if leaf.engine == "auto"}
+    return [leaf for leaf in among if leaf.engine is None or _meant(leaf, engine, chosen)]
+
+
+def _meant(leaf: Leaf, engine: str | None, chosen: set[str | None]) -> bool:
+    """``chosen``: the approaches that have a leaf called ``auto``."""
+    if engine == "auto" and leaf.approach not in chosen:
+        engine = None
+    return leaf.key not in catalog.ONLY_BY_NAME if engine is None else engine == leaf.engine
+
+
+def engines_of(type_: str, approach: str | None) -> list[str]:
+    """What ``engine`` may be in an entry; empty for a pass that has none."""
+    found = [leaf.engine for leaf in leaves() if (leaf.type, leaf.approach) == (type_, approach) and leaf.engine is not None]
+    return list(dict.fromkeys(["auto", *found])) if found else []
+
+
+def default_engine(type_: str, approach: str | None) -> str | None:
+    """What is written for an entry that names none: None where ``auto`` is an engine of its own."""
+    own = any((leaf.type, leaf.approach, leaf.engine) == (type_, approach, "auto") for leaf in leaves())
+    return "auto" if engines_of(type_, approach) and not own else None
 
 
 def default_approach(type_: str) -> str | None:

@@ -179,7 +179,7 @@ class Recipe(_Settings):
         return document
 
     def passes_for(self, target: Target | TargetSettings) -> tuple[tuple[str, Pass], ...]:
-        """Catalogue key and pass, in order, with ``engine: auto`` decided by the target's backend.
+        """Catalogue key and pass, in order; where no engine is named, the target's backend decides.
 
         A target that runs modules (eager) takes the model as it is before the first pass that makes a file.
         """

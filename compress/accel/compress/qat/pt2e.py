@@ -38,6 +38,7 @@ with quiet():  # it tells, on import, which of its CUDA libraries are not there
         FusedMovingAvgObsFakeQuantize,
         MovingAverageMinMaxObserver,
         MovingAveragePerChannelMinMaxObserver,
+        ObserverBase,
     )
     from torchao.quantization.pt2e.prepare import prepare as insert_fake_quantizers
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
@@ -98,8 +99,7 @@ def prepared(
 
     ``ignored``: modules that stay in floating point, with all below them. Raises PassFault where nothing can be quantized.
     """
-    example = [_example(spec.concrete(**_sizes(spec.shape)), spec.dtype) for spec in signature.inputs]
-    return insert(module, example, dynamic_shapes(signature, WHAT), profile, ignored)
+    return insert(module, examples(signature), dynamic_shapes(signature, WHAT), profile, ignored)
 
 
 def insert(
@@ -128,6 +128,54 @@ def insert(
     add_edit_(result, QuantizeAware({**asdict(profile), _IGNORED: sorted(ignored)}, *versions()))
     result.eval()
     return result, places
+
+
+def with_ranges(graph: GraphModule, *, integer_bias: bool) -> QuantizeAwareModule:
+    """``graph``, whose observers (torchao's, of ``prepare_pt2e``) have seen data, as a module that computes what its INT8
+    network will. Its scales stay. ``graph`` is used up.
+
+    Each observer becomes a fake quantizer with the scale of its range; what only marks a value as float (of a bias) goes.
+    """
+    fixed: dict[int, nn.Module] = {}
+    for path, part in list(graph.named_modules(remove_duplicate=False)):
+        if isinstance(part, ObserverBase) and hasattr(part, "min_val"):
+            if id(part) not in fixed:
+                fixed[id(part)] = _fixed(part)
+            owner, _, leaf = path.rpartition(".")
+            setattr(graph.get_submodule(owner), leaf, fixed[id(part)])
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and isinstance(graph.get_submodule(node.target), ObserverBase):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    for name in ("train", "eval"):
+        graph.__dict__.pop(name, None)  # torchao's, which raise
+    result = QuantizeAwareModule(graph, integer_bias=integer_bias)
+    result.observers_frozen.fill_(True)
+    return result.eval()
+
+
+def _fixed(observer: Any) -> Any:
+    """A fake quantizer with the range, scale and zero point of ``observer``."""
+    symmetric = observer.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+    per_channel = observer.qscheme in (torch.per_channel_symmetric, torch.per_channel_affine)
+    with quiet():
+        part: Any = (_Symmetric if symmetric else _Affine)(
+            observer=MovingAveragePerChannelMinMaxObserver if per_channel else MovingAverageMinMaxObserver,
+            quant_min=observer.quant_min,
+            quant_max=observer.quant_max,
+            dtype=observer.dtype,
+            qscheme=observer.qscheme,
+            averaging_constant=OBSERVER_DECAY,
+            **({"ch_axis": observer.ch_axis} if per_channel else {}),
+        )
+        scale, zero_point = observer.calculate_qparams()
+    part.scale = scale.detach().to(torch.float32).reshape(-1).clone()
+    part.zero_point = zero_point.detach().to(torch.int32).reshape(-1).clone()
+    part.activation_post_process.min_val = observer.min_val.detach().clone()
+    part.activation_post_process.max_val = observer.max_val.detach().clone()
+    return part
 
 
 def converted(module: QuantizeAwareModule) -> GraphModule:
@@ -172,6 +220,11 @@ def _retarget_(graph: GraphModule, old: Any, new: Any) -> None:
 def versions() -> tuple[str, str]:
     """Of torch and torchao, as an edit records them."""
     return version("torch"), version("torchao")
+
+
+def examples(signature: Signature) -> list[Tensor]:
+    """What a module is traced with: noise in the shapes of ``signature``, or zeros where integers are expected."""
+    return [_example(spec.concrete(**_sizes(spec.shape)), spec.dtype) for spec in signature.inputs]
 
 
 def _sizes(shape: Sequence[int | str]) -> dict[str, int]:

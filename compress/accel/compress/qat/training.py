@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from accel.compress.calibration_data import Samples, calibration_samples
+from accel.compress.calibration_batches import in_batches
+from accel.compress.calibration_data import calibration_samples
 from accel.compress.finetuning import identity_of, pass_loss
 from accel.compress.layer_names import matching
 from accel.compress.qat.module import QuantizeAwareModule
@@ -19,13 +20,11 @@ from accel.compress.quantized_graph import require_profile
 from accel.compress.train import fit_
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import DataFault, UsageError
-from accel.model import Signature, TorchModel
+from accel.model import TorchModel
 
 if TYPE_CHECKING:
     from accel.compress.quantize_aware import QuantizeAwareTraining
 
-CALIBRATION_BATCH = 32
-"""Samples in a batch whose extremes are averaged."""
 _NAME = "quantize"
 
 
@@ -37,7 +36,7 @@ def trained(model: TorchModel, job: Job, settings: QuantizeAwareTraining) -> Tor
     ignored = _ignored(model.module, (*settings.ignored_scope.names, *settings.ignored_scope.patterns))
     module, plan = prepared(model.module, model.signature, profile, ignored)
     samples = calibration_samples(job, model.signature, settings.calibration.num_samples)
-    module.calibrate_(_batches(samples, model.signature))
+    module.calibrate_(in_batches(samples, model.signature))
     student = replace(model, module=module)
     schedule = FreezeSchedule(module, settings.freeze_batch_norm, settings.freeze_observers)
     with pass_loss(student, job, settings.losses, settings.train, _NAME, amp_allowed=False) as loss:
@@ -100,30 +99,6 @@ class FreezeSchedule:
 
 def _ignored(module: nn.Module, names: Sequence[str], where: str = f"{WHAT}: ignored_scope") -> list[str]:
     return sorted({path for paths in matching(module, names, where).values() for path in paths})
-
-
-def _batches(samples: Samples, signature: Signature) -> Iterator[tuple[Tensor, ...]]:
-    """The samples in batches of :data:`CALIBRATION_BATCH`, or as they are where the model's batch is fixed or shapes differ."""
-    fixed = not signature.inputs[0].shape or isinstance(signature.inputs[0].shape[0], int)
-    pending: list[tuple[Tensor, ...]] = []
-    for sample in samples:
-        inputs = tuple(torch.from_numpy(sample[spec.name].copy()) for spec in signature.inputs)
-        if fixed:
-            yield inputs
-            continue
-        if pending and any(one.shape != other.shape for one, other in zip(pending[0], inputs, strict=True)):
-            yield _joined(pending)
-            pending = []
-        pending.append(inputs)
-        if len(pending) == CALIBRATION_BATCH:
-            yield _joined(pending)
-            pending = []
-    if pending:
-        yield _joined(pending)
-
-
-def _joined(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(torch.cat(values) for values in zip(*samples, strict=True))
 
 
 def _remarks(plan: Plan) -> list[str]:
