@@ -14,23 +14,29 @@ from accel.onnx_graph import graphs
 
 PER_CHANNEL_OPSET = 13
 CONVERTED_OPSET = 17
+INT4_OPSET = 21
 SINGLE_FILE_LIMIT = 1_900_000_000
 """Bytes; protobuf ends at 2 GiB. Above it the weights go into ``<name>.data`` beside the file (never a link)."""
 
 
-def raised_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The model in an opset that has per-channel Q/DQ (13), and a note where it was converted. PassFault if it cannot be."""
+def raised_opset(model: onnx.ModelProto, least: int = PER_CHANNEL_OPSET) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The model in an opset that has per-channel Q/DQ (13) or Q/DQ of INT4 (21), and a note where it was converted.
+
+    PassFault if it cannot be.
+    """
+    what = "Q/DQ of INT4" if least >= INT4_OPSET else "per-channel Q/DQ"
     found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if found >= PER_CHANNEL_OPSET:
+    if found >= least:
         return model, ()
+    wanted = max(least, CONVERTED_OPSET)
     try:
-        converted = onnx.version_converter.convert_version(model, CONVERTED_OPSET)
+        converted = onnx.version_converter.convert_version(model, wanted)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise PassFault(
-            f"opset {found} has no per-channel Q/DQ ({PER_CHANNEL_OPSET} has), and the model cannot be converted: {error};"
+            f"opset {found} has no {what} ({least} has), and the model cannot be converted: {error};"
             " export it again with a newer opset"
         ) from error
-    return converted, (f"converted from opset {found} to {CONVERTED_OPSET}: per-channel Q/DQ needs {PER_CHANNEL_OPSET}",)
+    return converted, (f"converted from opset {found} to {wanted}: {what} needs {least}",)
 
 
 def strip_metadata_(model: onnx.ModelProto) -> None:
