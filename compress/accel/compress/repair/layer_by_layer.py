@@ -145,7 +145,9 @@ def _shapes(sample: Arrays) -> list[tuple[int, ...]]:
 
 
 def _joined(samples: Sequence[Arrays]) -> Arrays:
-    return dict(samples[0]) if len(samples) == 1 else {name: np.concatenate([each[name] for each in samples]) for name in samples[0]}
+    if len(samples) == 1:
+        return dict(samples[0])
+    return {name: np.concatenate([each[name] for each in samples]) for name in samples[0]}
 
 
 def _pairs(

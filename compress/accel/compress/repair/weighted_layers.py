@@ -103,13 +103,15 @@ class QuantizedWeights:
             self._put(node.input[2], bias.astype(np.float32))
             return
         data, weight = (self._makers[node.input[index]] for index in (0, 1))
-        steps = np.asarray(self._constant(data.input[1]) * self._constant(weight.input[1]), np.float64).reshape(-1)
+        scale = self._constant(weight.input[1])  # one for each output, or one for all
+        steps = np.asarray(self._constant(data.input[1]).reshape(()) * scale.astype(np.float64))
         self._put(maker.input[0], np.clip(np.rint(bias / steps), _INT32.min, _INT32.max).astype(np.int32))
         self._put(maker.input[1], steps.astype(np.float32))
         if len(maker.input) > 2 and maker.input[2]:
-            self._put(maker.input[2], np.zeros(len(steps), np.int32))
+            self._put(maker.input[2], np.zeros(steps.shape, np.int32))
         del maker.attribute[:]
-        maker.attribute.append(onnx.helper.make_attribute("axis", 0))
+        if steps.ndim:
+            maker.attribute.append(onnx.helper.make_attribute("axis", 0))
 
     def store_in_int4_(self, layer: WeightedLayer) -> None:
         """Two weights to a byte; they must be in [-8, 7]."""
