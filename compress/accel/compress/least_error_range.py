@@ -15,7 +15,7 @@ CUTS = np.linspace(1.0, 0.2, 81)
 def least_error_range(
     counts: NDArray[Any], edges: NDArray[Any], low: float, high: float, symmetric: bool = False
 ) -> tuple[float, float]:
-    """Where to cut ``low`` to ``high``, the values seen, so that rounding to LEVELS and cutting give the least mean square error.
+    """Where to cut ``low`` to ``high``, the values seen, so that rounding to LEVELS and cutting err least in the mean square.
 
     ``counts`` (bins,), ``edges`` (bins + 1,). Zero is always inside. Both sides are cut in turn, not by one share, unless
     ``symmetric``. The whole range where the histogram is empty or no wider than a point.

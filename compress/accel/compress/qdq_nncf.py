@@ -71,7 +71,9 @@ def quantize(
                 advanced_parameters=AdvancedQuantizationParameters(
                     activations_range_estimator_params=_ranges(calibration),
                     disable_bias_correction=not bias_correction,
-                    smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1 if smooth_quant is None else smooth_quant.alpha),
+                    smooth_quant_alphas=AdvancedSmoothQuantParameters(
+                        matmul=-1 if smooth_quant is None else smooth_quant.alpha
+                    ),
                 ),
             )
     except (AccelError, MemoryError, OSError):

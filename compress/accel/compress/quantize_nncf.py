@@ -20,8 +20,8 @@ from accel.model import OnnxModel
 class QuantizeStaticNncf:
     """INT8 weights and activations, ranges from calibration data, biases corrected, placed as OpenVINO runs them.
 
-    Cannot write the symmetric signed dialect of TensorRT. ``bias_correction`` (the fast one) and ``smooth_quant`` are NNCF's own,
-    ``cross_layer_equalization`` ours; learned rounding and INT4 weights are the other engine's.
+    Cannot write the symmetric signed dialect of TensorRT. ``bias_correction`` (the fast one) and ``smooth_quant`` are NNCF's
+    own, ``cross_layer_equalization`` ours; learned rounding and INT4 weights are the other engine's.
     """
 
     version: ClassVar[int] = 1

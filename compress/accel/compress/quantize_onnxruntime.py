@@ -21,8 +21,8 @@ class QuantizeStaticOnnxRuntime:
     """INT8 weights and activations, ranges from calibration data, in the dialect of the target's profile.
 
     Writes every profile: unsigned activations for ONNX Runtime and OpenVINO on a CPU, symmetric signed ones for TensorRT.
-    ``cross_layer_equalization`` (Nagel et al. 2019), ``bias_correction`` (the same, empirical), ``smooth_quant`` and ``adaround``
-    repair what rounding costs; all of them read calibration data only.
+    ``cross_layer_equalization`` (Nagel et al. 2019), ``bias_correction`` (the same, empirical), ``smooth_quant`` and
+    ``adaround`` repair what rounding costs; all of them read calibration data only.
     """
 
     version: ClassVar[int] = 1
@@ -53,7 +53,5 @@ class QuantizeStaticOnnxRuntime:
             raise MissingBackend(
                 f"quantize (engine onnxruntime): {absent.name} is not installed; pip install 'accel-toolkit[onnxruntime]'"
             ) from absent
-        repairs = Repairs(
-            self.weights, self.adaround, self.bias_correction, self.cross_layer_equalization, self.smooth_quant
-        )
+        repairs = Repairs(self.weights, self.adaround, self.bias_correction, self.cross_layer_equalization, self.smooth_quant)
         return quantize(model, job, self.calibration, self.ignored_scope, repairs, self.accuracy_control)

@@ -14,8 +14,8 @@ _BITS = {"int4": 4, "int8": 8}
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StaticWeights:
     """``dtype`` of stored weights, with one scale for each output. ``int4`` (Q/DQ of opset 21) takes half of INT8's bytes and
-    buys size, not speed: runtimes turn such weights back into floats. ``bits``: how many of the type's are used, all where it is
-    None; 3 in ``int4`` leaves levels -4 to 3, which compress further."""
+    buys size, not speed: runtimes turn such weights back into floats. ``bits``: how many of the type's are used, all where it
+    is None; 3 in ``int4`` leaves levels -4 to 3, which compress further."""
 
     dtype: Literal["int8", "int4"] = "int8"
     bits: Annotated[int, Field(ge=2, le=8)] | None = None
@@ -34,8 +34,8 @@ class StaticWeights:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AdaRound:
-    """Whether each weight goes up or down is learned, so that the layer's outputs on calibration data change least (Nagel et al.,
-    "Up or Down?", ICML 2020), layer by layer, each on what the rounded layers before it give. Biases are corrected with it.
+    """Whether each weight goes up or down is learned, so that the layer's outputs on calibration data change least (Nagel et
+    al., "Up or Down?", ICML 2020), layer by layer, each on what the rounded layers before it give. Biases are corrected with it.
 
     ``iterations``: steps of the optimizer for each layer, before a search that changes single weights; 0: that search alone.
     """

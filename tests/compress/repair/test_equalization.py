@@ -22,7 +22,7 @@ Execute = Callable[[Path, dict[str, Array]], Sequence[Array]]
 MakeJob = Callable[..., Job]
 
 
-def network(path: Path, between: Sequence[onnx.NodeProto], factor: float = 1000.0, tail: Sequence[onnx.NodeProto] = ()) -> OnnxModel:
+def network(path: Path, between: Sequence[onnx.NodeProto], factor: float = 1000.0) -> OnnxModel:
     """Two convolutions of which the first makes one channel ``factor`` times larger than the other seven, and the second reads it
     as much smaller: float32 sees no difference. ``between`` leads from ``made`` to ``read``."""
     random = np.random.default_rng(0)
@@ -38,7 +38,6 @@ def network(path: Path, between: Sequence[onnx.NodeProto], factor: float = 1000.
             helper.make_node("Conv", ["image", "w1", "b1"], ["made"], name="one"),
             *between,
             helper.make_node("Conv", ["read", "w2", "b2"], ["out"], name="two"),
-            *tail,
         ],
         "pair",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 16, 16])],
@@ -82,7 +81,7 @@ def test_the_float_network_computes_the_same(tmp_path: Path, images: Array, exec
     graph = onnx.load(str(model.path))
     equalize_(graph.graph, pairs_of(graph.graph), {})
     write(graph, tmp_path / "equalized.onnx")
-    assert error(OnnxModel(tmp_path / "equalized.onnx", model.signature), model, images, execute) < 1e-5
+    assert error(OnnxModel(path=tmp_path / "equalized.onnx", signature=model.signature), model, images, execute) < 1e-5
     weights = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
     made, read = np.abs(weights["w1"]).max(axis=(1, 2, 3)), np.abs(weights["w2"]).max(axis=(0, 2, 3))
     assert np.allclose(made, read, rtol=0.01), "each channel has the same range on both sides"
@@ -109,7 +108,7 @@ def test_relu6_keeps_its_bound_where_it_is_reached(tmp_path: Path, images: Array
     "between",
     [
         [helper.make_node("Sigmoid", ["made"], ["read"], name="sigmoid")],
-        [helper.make_node("Relu", ["made"], ["half"], name="relu"), helper.make_node("Add", ["half", "half"], ["read"], name="add")],
+        [helper.make_node("Relu", ["made"], ["half"], name="r"), helper.make_node("Add", ["half", "half"], ["read"], name="a")],
         [helper.make_node("Clip", ["made", "six"], ["read"], name="clip")],
     ],
     ids=["not homogeneous", "read twice", "clipped from below"],

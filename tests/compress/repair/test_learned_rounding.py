@@ -55,15 +55,17 @@ def test_it_makes_up_for_what_the_layers_before_do() -> None:
     x, w = data(1, 24), weights(1, 8, 24)
     y = x @ (torch.eye(24) + 0.1 * torch.randn(24, 24, generator=torch.Generator().manual_seed(3))) + 0.3
     found = learned(w, moments(x, y), 6, 100)
-    wanted = x @ w.mT
-    assert mean_square(wanted, y @ (found.integers * found.scales).mT + found.shift[:, None]) < 0.1 * mean_square(wanted, y @ w.mT)
+    wanted, got = x @ w.mT, y @ (found.integers * found.scales).mT + found.shift[:, None]
+    assert mean_square(wanted, got) < 0.1 * mean_square(wanted, y @ w.mT)
 
 
 def test_the_mean_of_the_outputs_is_kept() -> None:
     x, w = data(1, 24), weights(1, 8, 24)
     y = x + 0.2
     found = learned(w, moments(x, y), 3, 0)
-    assert torch.allclose((y @ (found.integers * found.scales).mT + found.shift[:, None]).mean(1), (x @ w.mT).mean(1), atol=1e-3)
+    assert torch.allclose(
+        (y @ (found.integers * found.scales).mT + found.shift[:, None]).mean(1), (x @ w.mT).mean(1), atol=1e-3
+    )
 
 
 def test_without_a_bias_nothing_is_shifted() -> None:

@@ -36,9 +36,7 @@ class Prepared:
 
 
 @contextmanager
-def prepared(
-    model: OnnxModel, job: Job, repairs: Repairs, scope: IgnoredScope, num_samples: int
-) -> Iterator[Prepared]:
+def prepared(model: OnnxModel, job: Job, repairs: Repairs, scope: IgnoredScope, num_samples: int) -> Iterator[Prepared]:
     """``model`` equalized and smoothed as ``repairs`` says, in a file that lasts as long as the block; ``model`` itself where
     nothing is to be done.
 
@@ -87,18 +85,18 @@ def _require_dialect(job: Job, repairs: Repairs) -> None:
         return
     if profile.weight_granularity == "per_tensor":
         raise PassFault(
-            "quantize: this target's weights have one scale for a whole layer; adaround and weights of few bits need one for each"
-            " output: leave both out"
+            "quantize: this target's weights have one scale for a whole layer; adaround and weights of few bits need one for"
+            " each output: leave both out"
         )
     if repairs.weights.dtype == "int4" and profile.activation == "int8" and profile.activation_symmetric:
         raise PassFault(
-            "quantize: this target reads Q/DQ with signed symmetric activations (TensorRT), which has no INT4 weights with a scale"
-            " for each output; set weights.dtype: int8"
+            "quantize: this target reads Q/DQ with signed symmetric activations (TensorRT), which has no INT4 weights with a"
+            " scale for each output; set weights.dtype: int8"
         )
 
 
 def own_biases_(graph: onnx.GraphProto) -> None:
-    """Each Conv and Gemm with a stored weight gets a bias that it shares with no other, of zeros where it had none, in place."""
+    """Each Conv and Gemm with a stored weight gets a bias of its own, of zeros where it had none, in place."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(stored)
     seen: set[str] = set()

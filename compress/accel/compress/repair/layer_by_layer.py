@@ -56,16 +56,14 @@ def rewrite_(
         fits = layer.inputs <= MOST_INPUTS
         if repairs.adaround is not None and fits:
             values = _pairs(source, _input_of(source, layer.name), model, known.value(layer), groups, folder)
-            found = learned(
-                torch.from_numpy(weights), moments(layer, values, bias is not None), bits, repairs.adaround.iterations
-            )
+            found = learned(torch.tensor(weights), moments(layer, values, bias is not None), bits, repairs.adaround.iterations)
             known.set_weights_(layer, found.integers.numpy(), found.scales.numpy())
             shares.append(found.share)
             if bias is not None:
                 known.set_bias_(layer, bias + found.shift.numpy().reshape(-1))
             continue
         if repairs.rewrites_weights:
-            integers, scales = to_nearest(torch.from_numpy(weights), bits)
+            integers, scales = to_nearest(torch.tensor(weights), bits)
             known.set_weights_(layer, integers.numpy(), scales.numpy())
             plain += [] if repairs.adaround is None else [layer.name]
             if bias is not None:

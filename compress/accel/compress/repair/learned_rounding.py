@@ -31,8 +31,8 @@ _ROUNDS = 20  # of the search at most; it ends where nothing changes
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a layer's inputs, per group. ``rounded`` (g, i, i): of x̂, what the rounded layers before give; ``across`` (g, i, i): of x,
-    what the float layers give, with x̂; around ``mean`` and ``rounded_mean`` (g, i), which are zero where the layer has no bias
+    """Of a layer's inputs, per group. ``rounded`` (g, i, i): of x̂, what the rounded layers before give; ``across`` (g, i, i): of
+    x, what the float layers give, with x̂; around ``mean`` and ``rounded_mean`` (g, i), which are zero where the layer has no bias
     that could take up a shift of the mean."""
 
     rounded: Tensor
@@ -43,8 +43,8 @@ class Moments:
 
 @dataclass(frozen=True)
 class Rounded:
-    """``integers`` (g, o, i) in [-2**(bits-1), 2**(bits-1)), ``scales`` (g, o, 1), positive; ``shift`` (g, o): to be added to the
-    bias. ``share``: the squared error of the outputs as a share of that of rounding to the nearest."""
+    """``integers`` (g, o, i) in [-2**(bits-1), 2**(bits-1)), ``scales`` (g, o, 1), positive; ``shift`` (g, o): to be added to
+    the bias. ``share``: the squared error of the outputs as a share of that of rounding to the nearest."""
 
     integers: Tensor
     scales: Tensor
@@ -146,7 +146,7 @@ def _searched(integers: Tensor, wanted: Tensor, metric: Tensor, scales: Tensor, 
 
 
 def _relaxed(wanted: Tensor, metric: Tensor, scales: Tensor, bits: int, iterations: int) -> Tensor:
-    """The paper's relaxation: how far each weight is between the levels below and above it is optimized, and pushed to an end."""
+    """The paper's relaxation: where each weight is between the levels below and above it is optimized, and pushed to an end."""
     half = 2 ** (bits - 1)
     low, high = _STRETCH
     below = torch.floor(wanted / scales)

@@ -24,7 +24,7 @@ def moments(layer: WeightedLayer, pairs: Iterable[tuple[NDArray[Any], NDArray[An
     sums = torch.zeros(2, layer.groups, width)
     count = 0
     for given, got in pairs:
-        x, y = (_columns(layer, torch.from_numpy(each)) for each in (given, got))
+        x, y = (_columns(layer, torch.tensor(each)) for each in (given, got))
         rounded += y.mT @ y
         across += x.mT @ y
         sums += torch.stack([x.sum(1), y.sum(1)])

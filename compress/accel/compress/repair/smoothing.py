@@ -2,7 +2,8 @@
 
 Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", ICML 2023. The network
 computes the same. A normalization that only such layers read takes the division into its own weights; anywhere else a
-multiplication is put in, which stays in floating point and reads the value before it is rounded.
+multiplication is put in, which stays in floating point and reads the value before it is rounded. So do normalizations: ONNX
+Runtime's quantizer would round their weights with one scale for all, which the large channels take, and has no INT8 kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from accel.compress.onnx_writing import unique
 from accel.compress.quantized_graph import read_by
 from accel.compress.repair.weighted_layers import Floats, layer_of
 
+NORMALIZATIONS = ("LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "RMSNormalization")
 _LEAST = 1e-5
 
 
@@ -37,7 +39,7 @@ def readers_of(graph: onnx.GraphProto, ignored: Collection[str] = ()) -> dict[st
 def smooth_(
     graph: onnx.GraphProto, readers: Mapping[str, Sequence[onnx.NodeProto]], highest: Mapping[str, Floats], alpha: float
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Smooth each activation of ``readers`` in place. Gives the names of the multiplications put in, and notes.
+    """Smooth each activation of ``readers`` in place. Gives the names of the nodes that must stay in float32, and notes.
 
     ``highest``: activation to the largest magnitude of each channel (width,) on calibration data.
     """
@@ -86,9 +88,10 @@ def smooth_(
             node.input[0] = smoothed
     if not readers:
         return frozenset(), ("warning: smooth_quant: there is no linear layer with a stored matrix",)
-    return frozenset(added), (
-        f"smooth_quant: {len(readers)} activations smoothed, {len(added)} of them by a multiplication; the largest channel was up"
-        f" to {max(before):.3g}x the median, now {max(after):.3g}x",
+    floating = {node.name for node in graph.node if node.op_type in NORMALIZATIONS}
+    return frozenset(added | floating), (
+        f"smooth_quant: {len(readers)} activations smoothed, {len(added)} of them by a multiplication; the largest channel was"
+        f" up to {max(before):.3g}x the median, now {max(after):.3g}x",
     )
 
 

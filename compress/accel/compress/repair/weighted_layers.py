@@ -49,7 +49,7 @@ class WeightedLayer:
 
 
 class QuantizedWeights:
-    """The weights and biases of ``model``, Q/DQ as a quantizer wrote it, changed in place; ``source``: the same network before."""
+    """The weights and biases of ``model``, Q/DQ as a quantizer wrote it, changed in place; ``source``: the network before."""
 
     def __init__(self, model: onnx.ModelProto, source: onnx.ModelProto) -> None:
         self._model = model
@@ -143,7 +143,7 @@ class QuantizedWeights:
 
 
 def layer_of(node: onnx.NodeProto, shape: tuple[int, ...]) -> WeightedLayer | None:
-    """``node`` with a weight of ``shape`` as a layer; None for what is none: a transposed convolution, one of another dimension."""
+    """``node`` with a weight of ``shape`` as a layer; None for what is none: a transposed convolution, one not of 2 dimensions."""
     values: Mapping[str, Any] = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if node.op_type == "Conv":
         if len(shape) != 4 or values.get("auto_pad", b"NOTSET") != b"NOTSET":
