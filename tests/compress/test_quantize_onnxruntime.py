@@ -158,7 +158,7 @@ def test_nothing_is_written_beside_the_input(float_model: OnnxModel, quantized: 
     assert list((quantized.path.parent / "scratch").iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["entropy", "percentile"])
+@pytest.mark.parametrize("method", ["entropy", "percentile", "mse"])
 def test_each_method_gives_other_scales_than_minmax(
     method: Any, quantized: OnnxModel, float_model: OnnxModel, make_job: MakeJob
 ) -> None:
@@ -269,7 +269,7 @@ def test_no_profile_is_an_error(float_model: OnnxModel, make_job: MakeJob) -> No
         QuantizeStaticOnnxRuntime()(float_model, make_job(profile=None))
 
 
-@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 def test_all_zero_data_is_not_silent(
     method: Any, float_model: OnnxModel, make_job: MakeJob, make_task: Callable[..., Task]
 ) -> None:
@@ -334,7 +334,7 @@ def test_progress_is_told(float_model: OnnxModel, make_job: MakeJob) -> None:
 def test_settings_are_checked_by_name() -> None:
     adapter = TypeAdapter(QuantizeStaticOnnxRuntime)
     bad: list[tuple[str, Any]] = [
-        ("calibration.method", "mse"),
+        ("calibration.method", "average"),
         ("calibration.percentile", 101),
         ("calibration.num_samples", 0),
         ("engine", "nncf"),

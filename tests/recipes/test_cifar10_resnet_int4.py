@@ -17,6 +17,7 @@ from accel.contracts import Batch, Job
 from accel.model import OnnxModel, Signature, TensorSpec, TorchModel
 from accel.recipe.settings import Recipe
 from accel.tasks.image_classification import ImageClassification
+from accel.tasks.settings import ImageClassificationSettings
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Shipped
@@ -73,7 +74,8 @@ def test_three_bits_learned_lose_less_than_6_points_where_plain_ones_lose_a_quar
         "data.calibration.num_samples=128",
         f"data.validation.num_samples={IMAGES}",
     )
-    assert recipe.task is not None and recipe.model.factory is not None and recipe.model.weights is not None
+    assert isinstance(recipe.task, ImageClassificationSettings)
+    assert recipe.model.factory is not None and recipe.model.weights is not None
     signature = Signature(
         tuple(TensorSpec(entry.name, tuple(entry.shape), entry.dtype) for entry in recipe.model.inputs),
         (TensorSpec("logits", ("batch", 10), "float32"),),

@@ -48,9 +48,9 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry  #
 
 HISTOGRAM_BINS = {"entropy": 256, "percentile": 2048, "mse": 2048}
 """Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile, ours for mse. For entropy it has 128,
-as many as the levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 256 lets it cut up to half of
-the range. Finer bins hide the rounding from the divergence, and it cuts too much: ResNet-20 had 88.7 % top-1, 89.0 at 256, 88.0
-at 512."""
+as many as the levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 256 lets it cut up to half
+of the range. Finer bins hide the rounding from the divergence, and it cuts too much: ResNet-20 had 88.7 % top-1, 89.0 at 256,
+88.0 at 512."""
 
 Finish = Callable[[onnx.ModelProto, onnx.ModelProto, Samples], tuple[str, ...]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain
+from dataclasses import field
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -35,7 +36,7 @@ class StaticWeights:
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AdaRound:
     """Whether each weight goes up or down is learned, so that the layer's outputs on calibration data change least (Nagel et
-    al., "Up or Down?", ICML 2020), layer by layer, each on what the rounded layers before it give. Biases are corrected with it.
+    al., "Up or Down?", ICML 2020), layer by layer, each on what the rounded layers before it give. It corrects biases, too.
 
     ``iterations``: steps of the optimizer for each layer, before a search that changes single weights; 0: that search alone.
     """
@@ -55,7 +56,7 @@ class SmoothQuant:
 class Repairs:
     """Those of one pass together."""
 
-    weights: StaticWeights = StaticWeights()
+    weights: StaticWeights = field(default_factory=StaticWeights)
     adaround: AdaRound | None = None
     bias_correction: bool = False
     cross_layer_equalization: bool = False

@@ -23,8 +23,8 @@ MakeJob = Callable[..., Job]
 
 
 def network(path: Path, between: Sequence[onnx.NodeProto], factor: float = 1000.0) -> OnnxModel:
-    """Two convolutions of which the first makes one channel ``factor`` times larger than the other seven, and the second reads it
-    as much smaller: float32 sees no difference. ``between`` leads from ``made`` to ``read``."""
+    """Two convolutions of which the first makes one channel ``factor`` times larger than the other seven, and the second
+    reads it as much smaller: float32 sees no difference. ``between`` leads from ``made`` to ``read``."""
     random = np.random.default_rng(0)
     first = random.normal(size=(8, 1, 3, 3)).astype(np.float32)
     second = random.normal(size=(4, 8, 3, 3)).astype(np.float32)

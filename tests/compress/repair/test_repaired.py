@@ -73,7 +73,7 @@ def test_int4_is_stored_as_such_at_opset_21(in_int4: OnnxModel, float_model: Onn
         integers = stored[weight.input[0]]
         assert integers.data_type == stored[weight.input[2]].data_type == TensorProto.INT4
         values = numpy_helper.to_array(integers).astype(np.int64)
-        assert -4 <= values.min() and values.max() <= 3, "3-bit levels"
+        assert values.min() >= -4 and values.max() <= 3, "3-bit levels"
         assert stored[weight.input[1]].dims == [values.shape[0]], "a scale for each output"
         assert stored[makers[node.input[2]].input[0]].data_type == TensorProto.INT32
     whole = pass_with()(float_model, make_job())

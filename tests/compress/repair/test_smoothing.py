@@ -52,7 +52,7 @@ def network(path: Path, residual: bool) -> OnnxModel:
         helper.make_node("Mul", ["bent", "k"], ["out" if not residual else "product"], name="mul"),
     ]
     if residual:
-        stored["small"] = np.float32(1e-3) * (1 / scale)
+        stored["small"] = (1e-3 / scale).astype(np.float32)
         nodes.append(helper.make_node("Mul", ["normal", "small"], ["skip"], name="skip"))
         nodes.append(helper.make_node("Add", ["product", "skip"], ["out"], name="add"))
     graph = helper.make_graph(

@@ -68,9 +68,9 @@ def pairs_of(graph: onnx.GraphProto, ignored: Collection[str] = ()) -> list[Pair
                 flat = True
             elif reader.op_type not in _LETS_THROUGH:
                 second = layer(reader)
-                if second is not None and reader.input[0] == value and flat == (second.convolution is None):
-                    if first.groups * first.outputs == _channels(second):
-                        found.append(Pair(first, second, node.output[0], bound))
+                reads = second is not None and reader.input[0] == value and flat == (second.convolution is None)
+                if second is not None and reads and first.groups * first.outputs == _channels(second):
+                    found.append(Pair(first, second, node.output[0], bound))
                 break
             pooled = pooled or reader.op_type == "GlobalAveragePool"
             value = reader.output[0]
@@ -112,8 +112,10 @@ def equalize_(graph: onnx.GraphProto, pairs: Sequence[Pair], highest: Mapping[st
         return ("warning: cross_layer_equalization: no layer is read by a single other one through Relu or pooling alone",)
     after = [_spread(pair, values, nodes) for pair in pairs]
     notes = [
-        f"cross_layer_equalization: {len(pairs)} pairs of layers; the ranges of one channel differed by up to"
-        f" {max(before):.3g}x, now {max(after):.3g}x"
+        (
+            f"cross_layer_equalization: {len(pairs)} pairs of layers; the ranges of one channel differed by up to"
+            f" {max(before):.3g}x, now {max(after):.3g}x"
+        )
     ]
     held = [pair for pair in pairs if pair.bound is not None and (highest[pair.output] >= CLEAR * pair.bound).any()]
     if held:

@@ -31,9 +31,9 @@ _ROUNDS = 20  # of the search at most; it ends where nothing changes
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a layer's inputs, per group. ``rounded`` (g, i, i): of x̂, what the rounded layers before give; ``across`` (g, i, i): of
-    x, what the float layers give, with x̂; around ``mean`` and ``rounded_mean`` (g, i), which are zero where the layer has no bias
-    that could take up a shift of the mean."""
+    """Of a layer's inputs, per group: x, what the float layers before give, and x̂, what the rounded ones give. ``rounded``
+    (g, i, i): of x̂; ``across`` (g, i, i): of x with x̂; both around ``mean`` and ``rounded_mean`` (g, i), which are zero where
+    the layer has no bias that could take up a shift of the mean."""
 
     rounded: Tensor
     across: Tensor

@@ -65,6 +65,7 @@ def smooth_(
         reach = highest[value]
         alive = (reach > _LEAST) & (largest > _LEAST)
         scales = np.where(alive, np.where(alive, reach, 1.0) ** alpha / np.where(alive, largest, 1.0) ** (1 - alpha), 1.0)
+        scales = scales.astype(np.float32)
         for layer, node, each in zip(layers, nodes, rows, strict=True):
             assert layer is not None
             put(node.input[1], layer.stored(each * scales, tuple(graph.initializer[places[node.input[1]]].dims)))
@@ -89,10 +90,11 @@ def smooth_(
     if not readers:
         return frozenset(), ("warning: smooth_quant: there is no linear layer with a stored matrix",)
     floating = {node.name for node in graph.node if node.op_type in NORMALIZATIONS}
-    return frozenset(added | floating), (
+    told = (
         f"smooth_quant: {len(readers)} activations smoothed, {len(added)} of them by a multiplication; the largest channel was"
-        f" up to {max(before):.3g}x the median, now {max(after):.3g}x",
+        f" up to {max(before):.3g}x the median, now {max(after):.3g}x"
     )
+    return frozenset(added | floating), (told,)
 
 
 def read_unrounded_(model: onnx.ModelProto, names: Collection[str]) -> None:

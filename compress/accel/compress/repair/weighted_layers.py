@@ -143,7 +143,7 @@ class QuantizedWeights:
 
 
 def layer_of(node: onnx.NodeProto, shape: tuple[int, ...]) -> WeightedLayer | None:
-    """``node`` with a weight of ``shape`` as a layer; None for what is none: a transposed convolution, one not of 2 dimensions."""
+    """``node`` with a weight of ``shape`` as a layer; None for any other, such as a convolution of another dimension."""
     values: Mapping[str, Any] = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if node.op_type == "Conv":
         if len(shape) != 4 or values.get("auto_pad", b"NOTSET") != b"NOTSET":
