@@ -41,8 +41,8 @@ def test_the_recipe_is_valid_and_says_when_to_use_it(shipped: Shipped, tmp_path:
     there = tmp_path / "there"
     there.touch()
     recipe = recipe_with(shipped, there, there, "passes.2.weights.bits=3")
-    assert [target.backend for target in recipe.targets_resolved()] == ["onnxruntime"]
-    (target,) = recipe.targets_resolved()
+    assert [target.backend for target in recipe.targets_resolved()] == ["onnxruntime", "openvino"]
+    target = recipe.targets_resolved()[0]
     key, quantize = recipe.passes_for(target)[-1]
     assert key == "quantize/static/onnxruntime" and isinstance(quantize, QuantizeStaticOnnxRuntime)
     assert quantize.weights == StaticWeights(dtype="int4", bits=3) and quantize.adaround == AdaRound(iterations=600)
@@ -56,7 +56,7 @@ def test_plain_rounding_is_one_word_away(shipped: Shipped, tmp_path: Path) -> No
     there = tmp_path / "there"
     there.touch()
     recipe = recipe_with(shipped, there, there, "passes.2.adaround=null")
-    (target,) = recipe.targets_resolved()
+    target = recipe.targets_resolved()[0]
     quantize = recipe.passes_for(target)[-1][1]
     assert isinstance(quantize, QuantizeStaticOnnxRuntime) and quantize.adaround is None
 

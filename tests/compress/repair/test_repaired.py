@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from pydantic import TypeAdapter, ValidationError
 
+from accel.accelerate.openvino_model import OpenVino
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
 from accel.compress.repair.float_network import own_biases_
 from accel.compress.repair_settings import AdaRound, StaticWeights
 from accel.contracts import Job, QuantizationProfile, Task
 from accel.errors import PassFault
-from accel.model import OnnxModel
+from accel.model import OnnxModel, Target
+from accel.onnx_graph import parameters
 
 Array = NDArray[Any]
 Execute = Callable[[Path, dict[str, Array]], Sequence[Array]]
@@ -70,14 +74,40 @@ def test_int4_is_stored_as_such_at_opset_21(in_int4: OnnxModel, float_model: Onn
     assert len(layers) == 7
     for node in layers:
         weight = makers[node.input[1]]
-        integers = stored[weight.input[0]]
-        assert integers.data_type == stored[weight.input[2]].data_type == TensorProto.INT4
+        assert weight.op_type == "DequantizeLinear" and makers[weight.input[0]].op_type == "Cast"
+        integers = stored[makers[weight.input[0]].input[0]]
+        assert integers.data_type == TensorProto.INT4
         values = numpy_helper.to_array(integers).astype(np.int64)
         assert values.min() >= -4 and values.max() <= 3, "3-bit levels"
         assert stored[weight.input[1]].dims == [values.shape[0]], "a scale for each output"
         assert stored[makers[node.input[2]].input[0]].data_type == TensorProto.INT32
     whole = pass_with()(float_model, make_job())
     assert in_int4.path.stat().st_size < 0.75 * whole.path.stat().st_size
+
+
+def test_it_runs_in_int8_all_the_same(in_int4: OnnxModel, tmp_path: Path) -> None:
+    """Without the Cast every convolution would run in floating point, on weights made floats again for each inference."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "executed.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(in_int4.path), options, providers=["CPUExecutionProvider"])
+    ran = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    assert ran["QLinearConv"] == 6 and ran["QGemm"] == 1
+    assert not {"Conv", "FusedConv", "Gemm", "Cast"} & set(ran)
+
+
+def test_openvino_runs_it_in_int8_too(in_int4: OnnxModel, images: Array, execute: Execute, tmp_path: Path) -> None:
+    with OpenVino().compile(in_int4, Target("cpu", "openvino"), tmp_path) as runner:
+        found = runner({"image": images[:8]})[0]
+        executed = runner.executed_precision()
+    assert executed.int8_operators == executed.quantized_operators == 7
+    wanted = execute(in_int4.path, {"image": images[:8]})[0]
+    assert np.linalg.norm(found - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+def test_every_weight_counts_as_a_parameter(in_int4: OnnxModel, float_model: OnnxModel) -> None:
+    counts = [parameters(onnx.load(str(model.path))) for model in (in_int4, float_model)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
 
 
 def test_the_notes_say_that_it_buys_size_and_not_speed(in_int4: OnnxModel) -> None:

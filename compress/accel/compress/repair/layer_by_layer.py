@@ -74,10 +74,6 @@ def rewrite_(
             shift = _mean_difference(layer, values)
             known.set_bias_(layer, bias + shift)
             moved.append(float(np.abs(shift).max()))
-    if repairs.weights.dtype == "int4":
-        for layer in known.layers:
-            known.store_in_int4_(layer)
-        model.ir_version = max(model.ir_version, 10)  # the first that has the type
     drop_unused_initializers_(model)
     return _notes(repairs, known, shares, plain, moved)
 
@@ -92,8 +88,7 @@ def _notes(
         notes.append(f"weights of {len(known.layers)} layers in {dtype}{used}")
     if repairs.weights.dtype == "int4":
         notes.append(
-            "INT4 weights buy size, not speed: ONNX Runtime and OpenVINO turn them back into floats, and these layers do not"
-            " run in INT8"
+            "INT4 weights buy size, not speed: they become INT8 when a runtime loads the file, and run as fast as that"
         )
     if shares:
         notes.append(

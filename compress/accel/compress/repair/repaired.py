@@ -11,8 +11,10 @@ from accel.compress.accuracy_control import AccuracyControl, controlled
 from accel.compress.calibration import Calibration
 from accel.compress.calibration_data import Samples
 from accel.compress.ignored_scope import IgnoredScope
+from accel.compress.onnx_writing import load, write
 from accel.compress.qdq_onnxruntime import quantize as quantize_plainly
 from accel.compress.repair.float_network import prepared
+from accel.compress.repair.int4 import store_in_int4_
 from accel.compress.repair.layer_by_layer import rewrite_
 from accel.compress.repair.smoothing import read_unrounded_
 from accel.compress.repair_settings import Repairs
@@ -39,4 +41,9 @@ def quantize(
                 return rewrite_(quantized, source, repairs, samples, model.signature, job, Path(folder))
 
         result = quantize_plainly(network.model, job, calibration, scope, network.unrounded, finish)
-        return controlled(network.model, result, job, control).noting(*network.notes)
+        result = controlled(network.model, result, job, control).noting(*network.notes)
+    if repairs.weights.dtype == "int4":  # last: the file's answers stay as they were, and layers are put back from INT8
+        graph = load(result.path)
+        store_in_int4_(graph)
+        write(graph, result.path)
+    return result

@@ -14,7 +14,6 @@ from onnx.numpy_helper import from_array, to_array
 
 Floats = NDArray[np.float32]
 _INT32 = np.iinfo(np.int32)
-_INT4 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.INT4)
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,6 @@ class QuantizedWeights:
         del maker.attribute[:]
         if steps.ndim:
             maker.attribute.append(onnx.helper.make_attribute("axis", 0))
-
-    def store_in_int4_(self, layer: WeightedLayer) -> None:
-        """Two weights to a byte; they must be in [-8, 7]."""
-        maker = self._makers[self._nodes[layer.name].input[1]]
-        for name in (maker.input[0], maker.input[2]):
-            self._put(name, self._constant(name).astype(_INT4))
 
     def _constant(self, name: str) -> NDArray[Any]:
         found: NDArray[Any] = to_array(self._model.graph.initializer[self._stored[name]])
