@@ -15,8 +15,8 @@ _BITS = {"int4": 4, "int8": 8}
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StaticWeights:
     """``dtype`` of stored weights, with one scale for each output. ``int4`` (Q/DQ of opset 21) takes half of INT8's bytes and
-    buys size, not speed: such weights become INT8 when a file is loaded. ``bits``: how many of the type's are used, all where it
-    is None; 3 in ``int4`` leaves levels -4 to 3, which compress further."""
+    buys size, not speed: such weights become INT8 when a file is loaded. ``bits``: how many of the type's are used, all
+    where it is None; 3 in ``int4`` leaves levels -4 to 3, which compress further."""
 
     dtype: Literal["int8", "int4"] = "int8"
     bits: Annotated[int, Field(ge=2, le=8)] | None = None

@@ -64,8 +64,8 @@ def smooth_(
         largest = np.max([np.abs(each).max(axis=(0, 1)) for each in rows], axis=0)
         reach = highest[value]
         alive = (reach > _LEAST) & (largest > _LEAST)
-        scales = np.where(alive, np.where(alive, reach, 1.0) ** alpha / np.where(alive, largest, 1.0) ** (1 - alpha), 1.0)
-        scales = scales.astype(np.float32)
+        ratio = np.where(alive, reach, 1.0) ** alpha / np.where(alive, largest, 1.0) ** (1 - alpha)
+        scales = np.where(alive, ratio, 1.0).astype(np.float32)
         for layer, node, each in zip(layers, nodes, rows, strict=True):
             assert layer is not None
             put(node.input[1], layer.stored(each * scales, tuple(graph.initializer[places[node.input[1]]].dims)))
