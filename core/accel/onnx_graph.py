@@ -108,6 +108,7 @@ def parameters(proto: Any) -> int:
         elif node.op_type in ("ConvInteger", "MatMulInteger"):
             integers.update(node.input[1:2])
             scales.update(node.input[2:])
+    integers.update(node.input[0] for node in graph.node if node.op_type == "Cast" and node.output[0] in integers)  # INT4
     total = 0
     for name, tensor in constant_tensors(graph).items():
         if not tensor.dims or name in scales:

@@ -14,6 +14,7 @@ from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
 from accel.compress.quantized_graph import release_outputs_, remarks, require_float, require_profile, tidy_
 from accel.compress.quiet_library import quiet
+from accel.compress.repair_settings import SmoothQuant
 from accel.compress.weight_settings import CompressedWeights
 from accel.contracts import Job, QuantizationProfile
 from accel.errors import AccelError, PassFault
@@ -23,7 +24,7 @@ telemetry.switch_off()  # before the first import
 
 with quiet():
     import nncf
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
     from nncf.quantization.range_estimator import (
         AggregatorType,
         RangeEstimatorParameters,
@@ -32,7 +33,15 @@ with quiet():
     )
 
 
-def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: IgnoredScope) -> OnnxModel:
+def quantize(
+    model: OnnxModel,
+    job: Job,
+    calibration: NncfCalibration,
+    scope: IgnoredScope,
+    *,
+    bias_correction: bool = True,
+    smooth_quant: SmoothQuant | None = None,
+) -> OnnxModel:
     """See ``QuantizeStaticNncf``."""
     profile = require_profile(job)
     if profile.activation == "int8" or profile.bias == "float" or profile.weight_granularity == "per_tensor":
@@ -57,7 +66,15 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
                     names=sorted(ignored), validate=False
                 ),  # resolved above, for both engines alike
                 fast_bias_correction=True,
-                advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=_ranges(calibration)),
+                # what its SmoothQuant, and its placement of pairs for attention, are for
+                model_type=None if smooth_quant is None else nncf.ModelType.TRANSFORMER,
+                advanced_parameters=AdvancedQuantizationParameters(
+                    activations_range_estimator_params=_ranges(calibration),
+                    disable_bias_correction=not bias_correction,
+                    smooth_quant_alphas=AdvancedSmoothQuantParameters(
+                        matmul=-1 if smooth_quant is None else smooth_quant.alpha
+                    ),
+                ),
             )
     except (AccelError, MemoryError, OSError):
         raise
@@ -65,7 +82,9 @@ def quantize(model: OnnxModel, job: Job, calibration: NncfCalibration, scope: Ig
         raise PassFault(f"quantize: NNCF failed: {type(error).__name__}: {error}; try engine: onnxruntime") from error
     release_outputs_(quantized)
     tidy_(quantized, source)
-    notes = (*converted, *remarks(quantized, ignored, "nncf"), *samples.notes)
+    done = () if bias_correction else ("biases are not corrected, as bias_correction: false says",)
+    smoothed = () if smooth_quant is None else (f"smooth_quant: by NNCF, with alpha {smooth_quant.alpha:g}",)
+    notes = (*converted, *remarks(quantized, ignored, "nncf"), *samples.notes, *done, *smoothed)
     path = job.folder / "model.onnx"
     write(quantized, path)
     return OnnxModel(path=path, signature=model.signature).noting(*notes)

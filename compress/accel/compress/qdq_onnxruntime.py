@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from accel import telemetry
 from accel.compress.calibration import Calibration
 from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
-from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
+from accel.compress.least_error_range import least_error_range
+from accel.compress.onnx_writing import drop_unused_initializers_, load, name_all_nodes_, raised_opset, write
 from accel.compress.quantized_graph import (
     WEIGHTED,
+    read_by,
     release_outputs_,
     remarks,
     require_float,
@@ -43,14 +46,25 @@ from onnxruntime.quantization import (  # noqa: E402
 from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData  # noqa: E402
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry  # noqa: E402
 
-HISTOGRAM_BINS = {"entropy": 256, "percentile": 2048}
-"""Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile. For entropy it has 128, as many as the
-levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 256 lets it cut up to half of the range.
-Finer bins hide the rounding from the divergence, and it cuts too much: ResNet-20 had 88.7 % top-1, 89.0 at 256, 88.0 at 512."""
+HISTOGRAM_BINS = {"entropy": 256, "percentile": 2048, "mse": 2048}
+"""Over [-m, m], m the largest magnitude seen. 2048 is the library's own for percentile, ours for mse. For entropy it has 128,
+as many as the levels it fits, which leaves one candidate, the whole range: entropy is then minmax. 256 lets it cut up to half
+of the range. Finer bins hide the rounding from the divergence, and it cuts too much: ResNet-20 had 88.7 % top-1, 89.0 at 256,
+88.0 at 512."""
+
+Finish = Callable[[onnx.ModelProto, onnx.ModelProto, Samples], tuple[str, ...]]
 
 
-def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: IgnoredScope) -> OnnxModel:
-    """See ``QuantizeStaticOnnxRuntime``."""
+def quantize(
+    model: OnnxModel,
+    job: Job,
+    calibration: Calibration,
+    scope: IgnoredScope,
+    unrounded: frozenset[str] = frozenset(),
+    finish: Finish | None = None,
+) -> OnnxModel:
+    """See ``QuantizeStaticOnnxRuntime``. ``unrounded``: nodes that read values before they are rounded. ``finish``: what is
+    done to the Q/DQ graph in place, beside the float one, before it is written; gives notes."""
     profile = require_profile(job)
     source, converted = raised_opset(load(model.path))
     require_float(source)
@@ -66,11 +80,13 @@ def quantize(model: OnnxModel, job: Job, calibration: Calibration, scope: Ignore
         write(inferred, plain)
         ranges = _guarded("calibration", lambda: _ranges(plain, types, samples, calibration, job))
         inferred = onnx.load(str(plain))
-    quantized = _guarded("quantization", lambda: _quantized(inferred, ranges, types, profile, sorted(ignored)))
+    left = sorted(ignored | unrounded)
+    quantized = _guarded("quantization", lambda: _quantized(inferred, ranges, types, profile, left))
     sort_nodes_(quantized)
     release_outputs_(quantized)
+    done = finish(quantized, source, samples) if finish is not None else ()
     tidy_(quantized, source)
-    notes = (*converted, *remarks(quantized, ignored, "onnxruntime"), *samples.notes)
+    notes = (*converted, *remarks(quantized, ignored, "onnxruntime"), *samples.notes, *done)
     path = job.folder / "model.onnx"
     write(quantized, path)
     return OnnxModel(path=path, signature=model.signature).noting(*notes)
@@ -128,7 +144,7 @@ def _ranges(path: Path, types: list[str], samples: Samples, calibration: Calibra
     bins = HISTOGRAM_BINS[calibration.method]
     method = CalibrationMethod.Entropy if calibration.method == "entropy" else CalibrationMethod.Percentile
     collector = HistogramCollector(
-        method=calibration.method,
+        method="entropy" if calibration.method == "entropy" else "percentile",
         symmetric=False,  # the library's symmetric percentile ignores the negative tail; symmetry comes with the scales
         num_bins=bins,
         num_quantized_bins=128,
@@ -140,7 +156,20 @@ def _ranges(path: Path, types: list[str], samples: Samples, calibration: Calibra
         width = np.maximum(np.abs(low), np.abs(high))
         edges = np.linspace(-width, width, bins + 1, dtype=np.float32)
         collector.histogram_dict[name] = (np.zeros(bins, dtype=np.int64), edges, low, high, width)
-    return _calibrated(path, types, method, counted(), collector)
+    found: TensorsData = _calibrated(path, types, method, counted(), collector)
+    if calibration.method != "mse":
+        return found
+    symmetric = job.profile is not None and job.profile.activation_symmetric
+    chosen = {
+        name: tuple(np.asarray(value, np.float32) for value in _least_error(collector.histogram_dict[name], symmetric))
+        for name in collector.histogram_dict
+    }
+    return TensorsData(CalibrationMethod.MinMax, chosen)
+
+
+def _least_error(histogram: tuple[Any, ...], symmetric: bool) -> tuple[float, float]:
+    counts, edges, low, high, _ = histogram
+    return least_error_range(np.asarray(counts), np.asarray(edges), float(low), float(high), symmetric)
 
 
 def _calibrated(
@@ -212,27 +241,60 @@ def input_products(
 
     Memory: what the graph computes for one sample, and the sums. ``folder``: for the file that is run.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    known = {output.name for output in watched.graph.output}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values if value not in known)
-    path = folder / "watched.onnx"
-    write(watched, path)
+    sums: dict[str, NDArray[np.float64]] = {}
+    for done, arrays in enumerate(activations(model, values, samples, folder), 1):
+        for value, found in zip(values, arrays, strict=True):
+            rows = np.asarray(found, np.float32).reshape(-1, found.shape[-1])
+            sums[value] = sums.get(value, 0.0) + (rows.T @ rows).astype(np.float64)
+        job.progress(done, len(samples), "calibrating")
+    return sums
 
-    def work() -> dict[str, NDArray[np.float64]]:
-        options = SessionOptions()
-        options.log_severity_level = 3
-        session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        sums: dict[str, NDArray[np.float64]] = {}
-        for done, group in enumerate(samples, 1):
-            for value, found in zip(values, session.run(list(values), group), strict=True):
-                rows = np.asarray(found, np.float32).reshape(-1, found.shape[-1])
-                sums[value] = sums.get(value, 0.0) + (rows.T @ rows).astype(np.float64)
-            job.progress(done, len(samples), "calibrating")
-        return sums
 
-    made: dict[str, NDArray[np.float64]] = _guarded("calibration", work)
-    return made
+def activations(
+    model: onnx.ModelProto, values: Sequence[str], groups: Iterable[Mapping[str, NDArray[Any]]], folder: Path
+) -> Iterator[list[NDArray[Any]]]:
+    """``values`` of the graph, inputs among them, for each of ``groups`` of samples; only what they depend on is run.
+
+    ``folder``: for the file that is run.
+    """
+    folder.mkdir(exist_ok=True)
+    given = {entry.name for entry in model.graph.input}
+    made = [value for value in values if value not in given]
+    session = _guarded("calibration", lambda: _session(_up_to(model, made), folder / "watched.onnx")) if made else None
+    for group in groups:
+        found = dict(group)
+        if session is not None:
+            needed = {entry.name: group[entry.name] for entry in session.get_inputs()}
+            outputs = _guarded("calibration", partial(session.run, made, needed))
+            found |= zip(made, outputs, strict=True)
+        yield [found[value] for value in values]
+
+
+def _session(model: onnx.ModelProto, path: Path) -> InferenceSession:
+    write(model, path)
+    options = SessionOptions()
+    options.log_severity_level = 3
+    return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """A copy that gives ``values`` and has nothing that they do not depend on."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    wanted = set(values)
+    kept = []
+    for node in reversed(model.graph.node):  # they are in topological order
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted |= set(read_by(node))
+    del part.graph.node[:], part.graph.output[:]
+    part.graph.node.extend(reversed(kept))
+    part.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
+    inputs = [entry for entry in model.graph.input if entry.name in wanted]
+    del part.graph.input[:]
+    part.graph.input.extend(inputs)
+    drop_unused_initializers_(part)
+    return part
 
 
 def _guarded(what: str, work: Any) -> Any:

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from accel.compress.accuracy_control import AccuracyControl, controlled, needs_of
+from accel.compress.accuracy_control import AccuracyControl, needs_of
 from accel.compress.calibration import Calibration
 from accel.compress.ignored_scope import IgnoredScope
+from accel.compress.repair_settings import AdaRound, Repairs, SmoothQuant, StaticWeights
 from accel.contracts import Job, Need
 from accel.errors import MissingBackend
 from accel.model import OnnxModel
@@ -20,6 +21,8 @@ class QuantizeStaticOnnxRuntime:
     """INT8 weights and activations, ranges from calibration data, in the dialect of the target's profile.
 
     Writes every profile: unsigned activations for ONNX Runtime and OpenVINO on a CPU, symmetric signed ones for TensorRT.
+    ``cross_layer_equalization`` (Nagel et al. 2019), ``bias_correction`` (the same, empirical), ``smooth_quant`` and
+    ``adaround`` repair what rounding costs; all of them read calibration data only.
     """
 
     version: ClassVar[int] = 1
@@ -30,6 +33,11 @@ class QuantizeStaticOnnxRuntime:
     calibration: Calibration = Calibration()
     ignored_scope: IgnoredScope = IgnoredScope()
     accuracy_control: AccuracyControl | None = None
+    weights: StaticWeights = StaticWeights()
+    adaround: AdaRound | None = None
+    bias_correction: bool = False
+    cross_layer_equalization: bool = False
+    smooth_quant: SmoothQuant | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -40,10 +48,10 @@ class QuantizeStaticOnnxRuntime:
         where nothing is quantized or the quantizer fails, MissingBackend without onnxruntime; with ``accuracy_control`` also as
         ``accuracy.control.control``."""
         try:
-            from accel.compress.qdq_onnxruntime import quantize
+            from accel.compress.repair.repaired import quantize
         except ModuleNotFoundError as absent:
             raise MissingBackend(
                 f"quantize (engine onnxruntime): {absent.name} is not installed; pip install 'accel-toolkit[onnxruntime]'"
             ) from absent
-        quantized = quantize(model, job, self.calibration, self.ignored_scope)
-        return controlled(model, quantized, job, self.accuracy_control)
+        repairs = Repairs(self.weights, self.adaround, self.bias_correction, self.cross_layer_equalization, self.smooth_quant)
+        return quantize(model, job, self.calibration, self.ignored_scope, repairs, self.accuracy_control)

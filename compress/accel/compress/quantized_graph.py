@@ -59,7 +59,7 @@ def sort_nodes_(model: onnx.ModelProto) -> None:
         pending = [last]
         while pending:
             index = pending[-1]
-            sources = [maker[value] for value in reversed(_read_by(nodes[index])) if value in maker]
+            sources = [maker[value] for value in reversed(read_by(nodes[index])) if value in maker]
             before = [source for source in sources if source not in placed and source != index]
             if before:
                 pending += before
@@ -73,10 +73,11 @@ def sort_nodes_(model: onnx.ModelProto) -> None:
     model.graph.node.extend(sorted_nodes)
 
 
-def _read_by(node: onnx.NodeProto) -> list[str]:
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """The values that a node reads, those that the graphs inside it read among them."""
     inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     inner += [graph for attribute in node.attribute for graph in attribute.graphs]
-    return [*node.input, *(value for graph in inner for part in graph.node for value in _read_by(part))]
+    return [*node.input, *(value for graph in inner for part in graph.node for value in read_by(part))]
 
 
 def release_outputs_(model: onnx.ModelProto) -> None:

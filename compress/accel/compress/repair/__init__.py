@@ -1,0 +1,1 @@
+"""What makes up for rounding: equalized channels, smoothed activations, learned rounding, corrected biases."""
