@@ -284,6 +284,8 @@ def test_every_pass_of_the_catalogue_says_what_it_takes_and_gives(key: str) -> N
     leaf = next(leaf for leaf in leaves() if leaf.key == key)
     found = catalog.load(leaf.reference)
     assert len(takes(found)) == len(gives(found)) == 1
-    on_files = key in ("export_onnx", "simplify", "cast") or key.startswith("quantize/static")
+    on_files = key in ("export_onnx", "simplify", "cast") or key.startswith(
+        ("quantize/static", "quantize/dynamic", "quantize/weight")
+    )
     assert gives(found) == {"OnnxModel" if on_files else "TorchModel"}
     assert takes(found) == {"OnnxModel" if on_files and key != "export_onnx" else "TorchModel"}
