@@ -5,8 +5,8 @@
 Ours is the median of what ``accel benchmark`` times: calls of a runner in a child process, from NumPy arrays to NumPy arrays.
 Theirs, on the same file, input values, threads, streams and precision:
 
-* ``benchmark_app``, which comes with OpenVINO: ``-api sync``, one stream. Its JSON rounds to 0.01 ms, so the median is read
-  from the console, which gives microseconds below 1 ms.
+* ``benchmark_app``, which comes with OpenVINO: ``-api sync``, one stream. The median is what its own loop returns, before it is
+  rounded to be printed.
 * a bare loop around ``session.run`` of ONNX Runtime or ``request.infer()`` of OpenVINO, with our runner's settings, in a
   process without a line of ours (bare_loop.py).
 

@@ -26,6 +26,7 @@ from accel.compress.distill import DistillationLoss
 from accel.compress.loss_settings import LossTerm
 from accel.compress.prune import prune_channels
 from accel.compress.training.device import native_bf16
+from accel.compress.training.teacher_answers import MIN_EPOCHS
 from experiment import RECIPES, Experiment, Right, data_overrides, over_seeds, paired, parser, points, right, say, training_s
 
 ARMS = ("finetune", "distill")
@@ -40,9 +41,6 @@ TIMED = 200
 
 BATCH = 128
 """As in the recipe."""
-
-MIN_EPOCHS = 2
-"""From here on the teacher is asked once for each image: accel.compress.training.teacher_answers."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,10 +93,12 @@ def test_kill_9_and_the_weights_are_the_same(tmp_path: Path) -> None:
     folder, result = tmp_path / "killed", tmp_path / "killed.safetensors"
     process = start(folder, result, 0.05)
     deadline = time.monotonic() + 100
-    while step_of(folder) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        while step_of(folder) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     assert process.returncode == -signal.SIGKILL
     step = step_of(folder)
     assert 0 < step < 50
@@ -109,9 +112,16 @@ def test_kill_9_and_the_weights_are_the_same(tmp_path: Path) -> None:
 
 
 def step_of(folder: Path) -> int:
-    """The step of the checkpoint below ``folder``; 0 where there is none. It is replaced in one step, so always whole."""
+    """The step of the checkpoint below ``folder``; 0 where there is none.
+
+    It is replaced in one step, so a copy is always whole; safetensors opens a file twice, and would mix an old with a new one.
+    """
     for checkpoint in folder.glob("scratch/training_finetune_*"):
-        found = read(checkpoint)
+        copy = folder / "looked_at"
+        copy.mkdir(exist_ok=True)
+        if path_in(checkpoint).is_file():
+            shutil.copyfile(path_in(checkpoint), path_in(copy))
+        found = read(copy)
         if found is not None:
             return int(found.record["step"])
     return 0
