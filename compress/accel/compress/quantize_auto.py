@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from accel.compress.accuracy_control import AccuracyControl, controlled
+from accel.compress.accuracy_control import AccuracyControl
 from accel.compress.calibration import Calibration
 from accel.compress.ignored_scope import IgnoredScope
+from accel.compress.repair_settings import AdaRound, SmoothQuant, StaticWeights
 from accel.contracts import Job, Need
 from accel.distributions import installed
 from accel.model import OnnxModel
@@ -21,7 +22,8 @@ class QuantizeStaticAuto:
 
     No worse than the most accurate of them on the selection data: the 95 % interval of the difference, sample by sample, does
     not lie wholly below 0. Every candidate is the file that would ship, compiled, scored and timed on the target. Without an
-    ``engine`` there is nothing to try: the target's backend has one that it prefers.
+    ``engine`` there is nothing to try: the target's backend has one that it prefers. An engine that does not take a setting is
+    left out; ``bias_correction`` is each engine's own default where it is None.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"calibration", "profile", "selection", "probe"})
@@ -32,6 +34,11 @@ class QuantizeStaticAuto:
     calibration: Calibration = Calibration()
     ignored_scope: IgnoredScope = IgnoredScope()
     accuracy_control: AccuracyControl | None = None
+    weights: StaticWeights = StaticWeights()
+    adaround: AdaRound | None = None
+    bias_correction: bool | None = None
+    cross_layer_equalization: bool = False
+    smooth_quant: SmoothQuant | None = None
 
     @property
     def libraries(self) -> tuple[str, ...]:
@@ -46,4 +53,4 @@ class QuantizeStaticAuto:
         """
         from accel.compress.accuracy.engines import fastest
 
-        return controlled(model, fastest(model, job, self), job, self.accuracy_control)
+        return fastest(model, job, self)

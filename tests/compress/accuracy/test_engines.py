@@ -22,6 +22,7 @@ from accel.compress.accuracy_control import AccuracyControl
 from accel.compress.calibration import Calibration
 from accel.compress.quantize_auto import QuantizeStaticAuto
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
+from accel.compress.repair_settings import AdaRound, StaticWeights
 from accel.contracts import Job
 from accel.errors import DataFault, PassFault
 from accel.model import Model, OnnxModel, Signature, TorchModel
@@ -153,6 +154,23 @@ def test_an_engine_that_does_not_take_the_settings_is_left_out(breakable_file: O
     assert "engine auto: nncf left out: it does not take calibration.method: entropy" in told
 
 
+def test_repairs_are_passed_on(breakable_file: OnnxModel, job: Callable[..., Job]) -> None:
+    """``adaround`` is one engine's; the others are given to both, and change the file of the winner."""
+    settings = QuantizeStaticAuto(calibration=Calibration(num_samples=16), weights=StaticWeights(bits=3), adaround=AdaRound(20))
+    told = settings(breakable_file, job()).notes
+    assert "engine auto: nncf left out: it does not take adaround" in told
+    assert "engine auto: onnxruntime taken: there is no other to choose from" in told
+    made = {
+        corrected: QuantizeStaticAuto(
+            calibration=Calibration(num_samples=16), cross_layer_equalization=True, bias_correction=corrected
+        )(breakable_file, job({**FAST, "onnxruntime": 40.0}, folder=str(corrected)))
+        for corrected in (True, False)
+    }
+    assert all(any(note.startswith("engine auto: nncf taken: ") for note in one.notes) for one in made.values())
+    assert all(any("equali" in note for note in one.notes) for one in made.values())
+    assert made[True].path.read_bytes() != made[False].path.read_bytes()
+
+
 def test_an_engine_whose_file_does_not_run_is_left_out(breakable_file: OnnxModel, job: Callable[..., Job]) -> None:
     step = QuantizeStaticAuto(calibration=Calibration(num_samples=16))
     told = step(breakable_file, job(refused=("onnxruntime",))).notes
@@ -173,10 +191,8 @@ def test_without_labels_the_float_models_answers_decide(
     told = step(breakable_file, job(task=make_task(breakable_module, labelled=False, count=64))).notes
     assert any(note.startswith("engine auto: agreement with floating point on selection data (64 samples): ") for note in told)
 
-    class Embedding(make_task):  # type: ignore[misc]
-        answers = "embeddings"
-
-    told = step(breakable_file, job(task=Embedding(breakable_module, labelled=False, count=64), folder="cosine")).notes
+    vectors = make_task(breakable_module, labelled=False, count=64, answers="embeddings")
+    told = step(breakable_file, job(task=vectors, folder="cosine")).notes
     assert any(note.startswith("engine auto: cosine to floating point on selection data (64 samples): ") for note in told)
 
 
@@ -204,6 +220,18 @@ def test_accuracy_control_goes_on_from_the_winner(breakable_file: OnnxModel, job
     result = step(breakable_file, job())
     assert any(note.startswith("engine auto: closeness on selection") for note in result.notes)
     assert result.accuracy is not None and result.accuracy["metric"] == "closeness"
+
+
+def test_accuracy_control_knows_the_winners_network(breakable_file: OnnxModel, job: Callable[..., Job]) -> None:
+    """What stays in floating point is that of the equalized network, not of the one that was given."""
+    control = AccuracyControl(max_drop=0.0, metric="closeness")
+    settings: dict[str, Any] = {"cross_layer_equalization": True, "accuracy_control": control}
+    few = Calibration(num_samples=16)
+    result = QuantizeStaticAuto(calibration=few, **settings)(breakable_file, job())
+    alone = QuantizeStaticOnnxRuntime(calibration=few, **settings)(breakable_file, job(folder="alone"))
+    assert result.path.read_bytes() == alone.path.read_bytes()
+    assert result.accuracy is not None and alone.accuracy is not None
+    assert {**result.accuracy, "seconds": 0.0} == {**alone.accuracy, "seconds": 0.0}
 
 
 def test_what_it_needs_is_said(breakable_file: OnnxModel, breakable_module: TorchModel, make_task: Any, job: Any) -> None:

@@ -14,17 +14,21 @@ from pydantic import ValidationError
 
 from accel import onnx_file
 from accel.compress.accuracy.samples import Judged, Selection
+from accel.compress.accuracy_control import AccuracyControl
 from accel.compress.calibration import NncfCalibration
 from accel.compress.onnx_writing import load, write
 from accel.compress.quantize_nncf import QuantizeStaticNncf
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
 from accel.compress.quantized_graph import require_profile
+from accel.compress.repair_settings import StaticWeights
 from accel.contracts import Job, Probe
 from accel.errors import AccelError, MissingBackend, PassFault
 from accel.model import OnnxModel
 
 if TYPE_CHECKING:
     from accel.compress.quantize_auto import QuantizeStaticAuto
+
+Step = QuantizeStaticOnnxRuntime | QuantizeStaticNncf
 
 NOISE = 0.02
 """Of a latency: between two that differ by less, the more accurate one is taken."""
@@ -47,7 +51,8 @@ class Tried:
 
 
 def fastest(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> OnnxModel:
-    """See ``QuantizeStaticAuto``; ``accuracy_control`` is for the caller."""
+    """See ``QuantizeStaticAuto``. ``accuracy_control`` is for the winner, which quantizes once more with it: what stays in
+    floating point comes out of the network as that engine has prepared it."""
     if job.probe is None:
         raise PassFault(
             "quantize: engine: auto scores and times files on a target, and this job has no probe; run it in a recipe, give "
@@ -61,14 +66,18 @@ def fastest(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> OnnxMod
         tried, failed, float_ms = _measured(model, made, job, job.probe, selection)
         left = {**left, **failed}
         winner, why = chosen(tried, selection.metric)
-        path = job.folder / "model.onnx"
-        write(load(winner.file.path), path)
+        if settings.accuracy_control is None:
+            path = job.folder / "model.onnx"
+            write(load(winner.file.path), path)
+            result = replace(winner.file, path=path)
+        else:
+            result = _step(winner.engine, settings, settings.accuracy_control)(model, job)
     notes = [
         _table(tried, selection, float_ms),
         *why,
         *(f"engine auto: {name} left out: {text}" for name, text in left.items()),
     ]
-    return replace(winner.file, path=path).noting(*notes)
+    return result.noting(*notes)
 
 
 def _made(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> tuple[list[_Candidate], dict[str, str]]:
@@ -88,8 +97,7 @@ def _made(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> tuple[lis
             made.append(_Candidate(engine, step(model, replace(job, folder=folder))))
         except ValidationError as error:
             refused = error.errors()[0]
-            place = ".".join(str(part) for part in refused["loc"])
-            left[engine] = f"it does not take calibration.{place}: {refused['input']}"
+            left[engine] = f"it does not take calibration.{refused['loc'][0]}: {refused['input']}"
         except (PassFault, MissingBackend) as fault:
             first = first or fault
             left[engine] = str(fault)
@@ -98,10 +106,23 @@ def _made(model: OnnxModel, job: Job, settings: QuantizeStaticAuto) -> tuple[lis
     return made, left
 
 
-def _step(engine: str, settings: QuantizeStaticAuto) -> QuantizeStaticOnnxRuntime | QuantizeStaticNncf:
+def _step(engine: str, settings: QuantizeStaticAuto, control: AccuracyControl | None = None) -> Step:
+    """Raises ValidationError for calibration, PassFault for other settings that the engine does not take."""
+    shared: dict[str, Any] = {
+        "ignored_scope": settings.ignored_scope,
+        "accuracy_control": control,
+        "cross_layer_equalization": settings.cross_layer_equalization,
+        "smooth_quant": settings.smooth_quant,
+    }
+    if settings.bias_correction is not None:
+        shared["bias_correction"] = settings.bias_correction
     if engine == "onnxruntime":
-        return QuantizeStaticOnnxRuntime(calibration=settings.calibration, ignored_scope=settings.ignored_scope)
-    return QuantizeStaticNncf(calibration=NncfCalibration(**asdict(settings.calibration)), ignored_scope=settings.ignored_scope)
+        return QuantizeStaticOnnxRuntime(
+            calibration=settings.calibration, weights=settings.weights, adaround=settings.adaround, **shared
+        )
+    if settings.weights != StaticWeights() or settings.adaround is not None:
+        raise PassFault(f"it does not take {'weights' if settings.adaround is None else 'adaround'}")
+    return QuantizeStaticNncf(calibration=NncfCalibration(**asdict(settings.calibration)), **shared)
 
 
 def _measured(

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.compress.data_fit import inputs_of
+from accel.compress.output_likeness import Remembered, answers_of, has_answers
 from accel.contracts import Job, Predict, Task
+from accel.directions import cosines
 from accel.errors import DataFault, PassFault
 from accel.model import Signature
 
@@ -19,9 +21,6 @@ Array = NDArray[Any]
 
 Z95 = 1.959964
 """Of the normal distribution: 95 % lie within so many standard deviations."""
-
-REMEMBERED = 1 << 24
-"""At most so many output values of the float model are kept; samples beyond them do not count where there are no labels."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +62,20 @@ class Selection:
         first = next(iter(task.selection()), None) if self.split == "selection" else None
         self.labelled = first is not None and first.labels is not None
         self._metric = metric
-        self._embeds = getattr(task, "answers", "classes") == "embeddings"
-        self._reference: list[Array] = []
+        self._kind = answers_of(task)
+        self._reference = Remembered()
         self.metric = metric or ""
         self.higher_is_better = True
 
     @property
     def remembered(self) -> bool:
         """Whether the float model's answers are here."""
-        return bool(self._reference)
+        return bool(self._reference.batches)
 
     def remember(self, predict: Predict) -> None:
         """Keep what the float model answers: what candidates are held against where there are no labels."""
-        held = 0
         for output in self._outputs(predict):
-            held += output.size
-            if held > REMEMBERED:
-                break
-            self._reference.append(np.array(output))
+            self._reference.append(output)
 
     def judge(self, predict: Predict) -> Judged:
         """PassFault for answers that are no numbers, or a metric that there is not."""
@@ -118,14 +113,14 @@ class Selection:
 
     def _held(self, predict: Predict) -> Judged:
         found: list[Array] = []
-        for wanted, output in zip(self._reference, self._outputs(predict), strict=False):
+        for wanted, output in zip(self._reference.batches, self._outputs(predict), strict=False):
             if wanted.shape != output.shape:
                 raise PassFault(f"it gives {list(output.shape)} instead of {list(wanted.shape)}")
             if not np.isfinite(output).all():
                 raise PassFault("its outputs are no numbers")
-            classes = wanted.ndim > 1 and wanted.shape[1] > 1 and not self._embeds
+            classes = self._kind == "classes" and has_answers(wanted, "classes")
             self.metric = "agreement with floating point" if classes else "cosine to floating point"
-            found.append(_same(wanted, output) if classes else _cosine(wanted, output))
+            found.append(_same(wanted, output) if classes else cosines(_flat(output), _flat(wanted)))
         if not found:
             raise DataFault(f"quantize: engine auto: data.{self.split} holds no whole batch to choose by")
         samples = np.concatenate(found)
@@ -142,9 +137,6 @@ def _same(wanted: Array, output: Array) -> Array:
     return same
 
 
-def _cosine(wanted: Array, output: Array) -> Array:
-    """(n,): of each sample's whole output; 1 where both are 0."""
-    one, other = (np.asarray(value, np.float64).reshape(len(value), -1) for value in (wanted, output))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    found: Array = np.where(lengths > 0, (one * other).sum(1) / np.where(lengths > 0, lengths, 1.0), (one == other).all(1))
-    return found
+def _flat(output: Array) -> Array:
+    """(n, values): each sample's whole output as one vector."""
+    return output.reshape(len(output), -1)

@@ -1,8 +1,8 @@
 """Weights of four bits stored as INT4 (opset 21), and run as INT8.
 
 A Cast to INT8 stands between the stored tensor and its DequantizeLinear. ONNX Runtime 1.32 and OpenVINO 2026.4 fold it when
-they load the file, and find the INT8 pattern that they have kernels for. Without it both turn INT4 weights into floats at run time:
-ResNet-20 was two and a half times slower than FP32 then, with all convolutions in floating point.
+they load the file, and find the INT8 pattern that they have kernels for. Without it both turn INT4 weights into floats at run
+time: ResNet-20 was two and a half times slower than FP32 then, with all convolutions in floating point.
 """
 
 from __future__ import annotations
