@@ -55,7 +55,19 @@ from accel.timed_inputs import Sample
 from experiment import RECIPES, Experiment, parser, say
 from shipped import SHIPPED, Shipped
 
-ALL_ARMS = ("eager", "compile", "ort", "ov", "ov-default", "ort-int8", "ort-advised", "nncf-ov", "nncf-onnx")
+ALL_ARMS = (
+    "eager",
+    "compile",
+    "ort",
+    "ov",
+    "ov-default",
+    "ort-int8",
+    "ort-advised",
+    "nncf-ov",
+    "nncf-onnx",
+    "inc-onnx",
+    "inc-ov",
+)
 QUICK_ARMS = ("ort", "ov", "ort-int8", "nncf-ov")
 RIVAL = {"onnxruntime": "ort-int8", "openvino": "nncf-ov"}
 """The call that a user of a runtime's own tools makes to quantize, by our backend."""

@@ -66,8 +66,9 @@ class Reader:
 
 @dataclass(frozen=True)
 class Given:
-    """``fp32``: the exported file, which all but PyTorch start from."""
+    """``fp32``: the exported file, which all but PyTorch and neural-compressor start from."""
 
+    model: TorchModel
     folder: Path
     fp32: Path
     samples: list[Sample]
@@ -143,6 +144,21 @@ def nncf_onnx(given: Given, path: Path) -> None:
     onnx.save(nncf.quantize(onnx.load(given.fp32), nncf.Dataset(given.samples)), path)
 
 
+def neural_compressor_onnx(given: Given, path: Path) -> None:
+    """Its PT2E flow, which ends with a torch module; written as any other is."""
+    import torch
+    from neural_compressor.torch.export import export as captured
+    from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
+
+    inputs = tuple(torch.from_numpy(value).repeat(2, *[1] * (value.ndim - 1)) for value in given.samples[0].values())
+    axes = tuple({0: torch.export.Dim("batch")} for _ in inputs)
+    prepared = prepare(captured(given.model.module, inputs, dynamic_shapes=axes), get_default_static_config())
+    with torch.no_grad():
+        for sample in given.samples:
+            prepared(*map(torch.from_numpy, sample.values()))
+    export(replace(given.model, module=convert(prepared)), path)
+
+
 ARMS: tuple[tuple[Arm, Callable[[Given, Path], None] | None], ...] = (
     (Arm("eager", "PyTorch eager", "model(x)", "eager"), None),
     (Arm("compile", "PyTorch torch.compile", "torch.compile(model)(x)", "eager", options={"mode": "compile"}), None),
@@ -193,6 +209,26 @@ ARMS: tuple[tuple[Arm, Callable[[Given, Path], None] | None], ...] = (
         ),
         nncf_onnx,
     ),
+    (
+        Arm(
+            "inc-onnx",
+            "neural-compressor INT8 on ONNX Runtime",
+            "prepare(export(model), default); convert; torch.onnx.export",
+            "onnxruntime",
+            "neural_compressor.onnx",
+        ),
+        neural_compressor_onnx,
+    ),
+    (
+        Arm(
+            "inc-ov",
+            "neural-compressor INT8 on OpenVINO",
+            "the same, read by OpenVINO",
+            "openvino",
+            "neural_compressor_openvino.onnx",
+        ),
+        neural_compressor_onnx,
+    ),
 )
 """Who makes what; INT8 by each library's defaults unless the name says otherwise."""
 
@@ -211,7 +247,7 @@ def _computes_bf16() -> bool:
 
 def make(model: TorchModel, samples: list[Sample], folder: Path, wanted: set[str]) -> list[Arm]:
     """The arms whose keys are ``wanted``, their files in ``folder``. An arm that fails says why."""
-    given = Given(folder, folder / FP32, samples)
+    given = Given(model, folder, folder / FP32, samples)
     with quiet():
         export(model, given.fp32)
     made = []
