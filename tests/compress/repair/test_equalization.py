@@ -123,3 +123,55 @@ def test_pairs_that_would_change_the_network_are_none(between: list[onnx.NodePro
 def test_an_ignored_layer_is_not_touched(tmp_path: Path) -> None:
     model = network(tmp_path / "float.onnx", relu())
     assert pairs_of(onnx.load(str(model.path)).graph, {"two"}) == []
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6])
+def test_a_channel_that_is_nearly_off_does_not_take_all_levels(
+    scale: float, tmp_path: Path, images: Array, execute: Execute, make_job: MakeJob
+) -> None:
+    """Its weights say nothing about its range: it gives its bias."""
+    model = network(tmp_path / "float.onnx", relu(), factor=1.0)
+    graph = onnx.load(str(model.path))
+    stored = {each.name: each for each in graph.graph.initializer}
+    weight, bias = (numpy_helper.to_array(stored[name]).copy() for name in ("w1", "b1"))
+    weight[2] *= scale
+    bias[2] = 1.5
+    stored["w1"].CopyFrom(numpy_helper.from_array(weight, "w1"))
+    stored["b1"].CopyFrom(numpy_helper.from_array(bias, "b1"))
+    write(graph, model.path)
+    repaired = QuantizeStaticOnnxRuntime(cross_layer_equalization=True)(model, make_job())
+    assert error(repaired, model, images, execute) < 0.05
+
+
+def test_of_two_clips_the_lower_one_is_the_bound(tmp_path: Path) -> None:
+    second = helper.make_node("Clip", ["clipped", "zero", "high"], ["read"], name="second")
+    model = network(tmp_path / "float.onnx", [helper.make_node("Clip", ["made", "zero", "six"], ["clipped"], name="a"), second])
+    graph = onnx.load(str(model.path)).graph
+    graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(600)), "high"))
+    (pair,) = pairs_of(graph)
+    assert pair.bound == 6
+
+
+def test_channels_of_a_product_of_three_dimensions_are_its_last_axis(
+    tmp_path: Path, execute: Execute, make_job: MakeJob, make_task: Callable[..., Any]
+) -> None:
+    random = np.random.default_rng(0)
+    stored = {"w1": random.normal(size=(6, 8)), "w2": random.normal(size=(8, 4)), "zero": np.array(0), "six": np.array(6)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["image", "w1"], ["made"], name="one"),
+            helper.make_node("Clip", ["made", "zero", "six"], ["read"], name="clip"),
+            helper.make_node("MatMul", ["read", "w2"], ["out"], name="two"),
+        ],
+        "products",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 5, 6])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 5, 4])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()],
+    )
+    path = tmp_path / "float.onnx"
+    write(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    image, out = TensorSpec("image", ("batch", 5, 6), "float32"), TensorSpec("out", ("batch", 5, 4), "float32")
+    model = OnnxModel(path=path, signature=Signature((image,), (out,)))
+    rows = random.normal(size=(16, 5, 6)).astype(np.float32)
+    repaired = QuantizeStaticOnnxRuntime(cross_layer_equalization=True)(model, make_job(task=make_task(rows)))
+    assert error(repaired, model, rows, execute) < 0.05

@@ -63,10 +63,10 @@ def pairs_of(graph: onnx.GraphProto, ignored: Collection[str] = ()) -> list[Pair
                 low, high = _limits(reader, weights)
                 if low != 0 or high is None:
                     break
-                bound = high
+                bound = high if bound is None else min(bound, high)
             elif reader.op_type == "Flatten" and pooled and not flat:
                 flat = True
-            elif reader.op_type not in _LETS_THROUGH:
+            elif reader.op_type not in _LETS_THROUGH or (flat and "Pool" in reader.op_type):  # flat: it pools over channels
                 second = layer(reader)
                 reads = second is not None and reader.input[0] == value and flat == (second.convolution is None)
                 if second is not None and reads and first.groups * first.outputs == _channels(second):
@@ -97,6 +97,7 @@ def equalize_(graph: onnx.GraphProto, pairs: Sequence[Pair], highest: Mapping[st
         largest = 0.0
         for pair in pairs:
             scales = _scales(pair, values, nodes)
+            scales = np.maximum(scales, np.median(scales) * _of_largest_bias(pair, values, nodes))
             if pair.bound is not None:
                 now = highest[pair.output] / total[pair.output]
                 clear = now < CLEAR * pair.bound
@@ -169,6 +170,18 @@ def _scales(pair: Pair, values: Values, nodes: Nodes) -> Floats:
     made, read = _made(pair.first, values, nodes), _read(pair.second, values, nodes)
     alive = (made > 0) & (read > 0)
     return np.sqrt(np.where(alive, made, 1.0) / np.where(alive, read, 1.0)).astype(np.float32)
+
+
+def _of_largest_bias(pair: Pair, values: Values, nodes: Nodes) -> Floats:
+    """(channels,): each bias as a share of the largest; beside the layer's usual scale, what a channel is divided by at least.
+
+    A channel whose weights are nearly zero gives its bias and little else (training switches batch norms off so). The ranges of
+    weights alone would have its bias grow a thousand times, and this constant would take all levels of the activation.
+    """
+    names = [name for name in nodes[pair.first.name].input[2:3] if name]
+    sizes = np.abs(values[names[0]]).reshape(-1) if names else np.zeros(1, np.float32)
+    largest = float(sizes.max(initial=0.0))
+    return np.broadcast_to(sizes / (largest if largest > 0 else 1.0), (_channels(pair.second),))
 
 
 def _spread(pair: Pair, values: Values, nodes: Nodes) -> float:

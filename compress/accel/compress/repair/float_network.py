@@ -66,12 +66,15 @@ def prepared(model: OnnxModel, job: Job, repairs: Repairs, scope: IgnoredScope, 
         if repairs.cross_layer_equalization:
             pairs = pairs_of(graph.graph, ignored)
             bounded = [pair.output for pair in pairs if pair.bound is not None]
-            highest = _largest(graph, bounded, samples, folder, lambda found: found.max(axis=(0, *range(2, found.ndim))))
+            linear = {pair.output for pair in pairs if pair.first.convolution is None}
+            highest = _largest(
+                graph, bounded, samples, folder, lambda value, found: _by_channel(found, last=value in linear).max(axis=0)
+            )
             notes += equalize_(graph.graph, pairs, highest)
         if repairs.smooth_quant is not None:
             readers = readers_of(graph.graph, ignored)
             magnitudes = _largest(
-                graph, list(readers), samples, folder, lambda found: np.abs(found).reshape(-1, found.shape[-1]).max(axis=0)
+                graph, list(readers), samples, folder, lambda _, found: np.abs(_by_channel(found, last=True)).max(axis=0)
             )
             unrounded, told = smooth_(graph.graph, readers, magnitudes, repairs.smooth_quant.alpha)
             notes += told
@@ -135,12 +138,18 @@ def _largest(
     values: Sequence[str],
     samples: Callable[[], Samples],
     folder: Path,
-    reduce: Callable[[Floats], Floats],
+    reduce: Callable[[str, Floats], Floats],
 ) -> dict[str, Floats]:
-    """Each of ``values`` to the largest that ``reduce`` gives for any sample."""
+    """Each of ``values`` to the largest that ``reduce`` gives for any sample; it gets the value's name and array."""
     found: dict[str, Floats] = {}
     for arrays in activations(model, values, samples(), folder) if values else ():
         for value, array in zip(values, arrays, strict=True):
-            highest = reduce(np.asarray(array, np.float32))
+            highest = reduce(value, np.asarray(array, np.float32))
             found[value] = np.maximum(found[value], highest) if value in found else highest
     return found
+
+
+def _by_channel(found: Floats, *, last: bool) -> Floats:
+    """(rows, channels): the channels of what a linear layer gives or reads are its ``last`` axis, a convolution's the second."""
+    channels = found if last else np.moveaxis(found, 1, -1)
+    return channels.reshape(-1, channels.shape[-1])
