@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from accel.compress.repair.learned_rounding import Moments
-from accel.compress.repair.weighted_layers import WeightedLayer
+from accel.compress.repair.weighted_layers import Convolution, WeightedLayer
 
 POSITIONS = 1024
 """At most so many outputs of one channel and sample are looked at, evenly spread: neighbours say much the same."""
@@ -43,11 +43,16 @@ def _columns(layer: WeightedLayer, values: Tensor) -> Tensor:
     if layer.convolution is None:
         rows = values.reshape(1, -1, layer.inputs)
         return rows[:, :: -(-rows.shape[1] // (POSITIONS * max(1, len(values))))]
-    how = layer.convolution
+    # One sample at a time: all positions of a batch take gigabytes in a large image's first layers.
+    grouped = torch.cat([_unfolded(layer.convolution, one) for one in values.split(1)])
+    samples, _, positions = grouped.shape
+    grouped = grouped.reshape(samples, layer.groups, layer.inputs, positions)
+    return grouped.permute(1, 0, 3, 2).reshape(layer.groups, samples * positions, layer.inputs)
+
+
+def _unfolded(how: Convolution, values: Tensor) -> Tensor:
+    """(n, channels * kernel, positions), of which at most POSITIONS."""
     top, left, bottom, right = how.pads
     padded = functional.pad(values, (left, right, top, bottom))
-    found = functional.unfold(padded, how.kernel, how.dilations, 0, how.strides)  # (n, channels * kernel, positions)
-    found = found[..., :: -(-found.shape[-1] // POSITIONS)]
-    samples, _, positions = found.shape
-    grouped = found.reshape(samples, layer.groups, layer.inputs, positions)
-    return grouped.permute(1, 0, 3, 2).reshape(layer.groups, samples * positions, layer.inputs)
+    found = functional.unfold(padded, how.kernel, how.dilations, 0, how.strides)
+    return found[..., :: -(-found.shape[-1] // POSITIONS)]
