@@ -187,3 +187,26 @@ def test_what_settings_take() -> None:
     for wrong in ({"weights": {"dtype": "int4", "bits": 5}}, {"adaround": {"iterations": -1}}, {"smooth_quant": {"alpha": 2}}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
+
+
+@pytest.mark.parametrize("settings", [{"adaround": LEARNED}, {"weights": StaticWeights(dtype="int4")}], ids=["learned", "int4"])
+def test_the_bias_of_a_channel_that_is_nearly_off_is_kept(
+    settings: dict[str, Any], float_model: OnnxModel, tmp_path: Path, make_job: MakeJob
+) -> None:
+    """In INT32 steps of its own weights' scale it would be cut off at a thousandth."""
+    graph = onnx.load(str(float_model.path))
+    stored = {tensor.name: tensor for tensor in graph.graph.initializer}
+    layer = next(node for node in graph.graph.node if node.op_type == "Conv")
+    weight, bias = (numpy_helper.to_array(stored[name]).copy() for name in layer.input[1:3])
+    weight[2] *= 1e-10
+    bias[2] = 1.5
+    for name, value in zip(layer.input[1:3], (weight, bias), strict=True):
+        stored[name].CopyFrom(numpy_helper.from_array(value, name))
+    onnx.save(graph, str(tmp_path / "off.onnx"))
+    model = OnnxModel(path=tmp_path / "off.onnx", signature=float_model.signature)
+    result = onnx.load(str(pass_with(**settings)(model, make_job()).path)).graph
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.initializer}
+    makers = {value: node for node in result.node for value in node.output}
+    maker = makers[next(node for node in result.node if node.name == layer.name).input[2]]
+    found = known[maker.input[0]].astype(np.float64) * known[maker.input[1]]
+    assert found[2] == pytest.approx(1.5, rel=0.01)

@@ -24,6 +24,9 @@ from accel.model import Signature
 MOST_INPUTS = 8192
 """A layer with more inputs to one output is rounded to the nearest: its two matrices of moments would take half a gigabyte."""
 
+MOST_NAMED = 8
+"""Layers that one note names."""
+
 HELD_BYTES = 1 << 28
 """Samples that take less stay in memory; else they are read again for each layer."""
 
@@ -49,6 +52,7 @@ def rewrite_(
     shares: list[float] = []
     moved: list[float] = []
     plain: list[str] = []
+    shifted = 0
     groups = _Groups(samples, signature)
     for done, layer in enumerate(known.layers, 1):
         job.progress(done, len(known.layers), "rounding" if repairs.rewrites_weights else "correcting biases")
@@ -57,14 +61,16 @@ def rewrite_(
         if repairs.adaround is not None and fits:
             values = _pairs(source, _input_of(source, layer.name), model, known.value(layer), groups, folder)
             found = learned(torch.tensor(weights), moments(layer, values, bias is not None), bits, repairs.adaround.iterations)
-            known.set_weights_(layer, found.integers.numpy(), found.scales.numpy())
+            corrected = None if bias is None else bias + found.shift.numpy().reshape(-1)
+            known.set_weights_(layer, found.integers.numpy(), found.scales.numpy(), corrected)
             shares.append(found.share)
-            if bias is not None:
-                known.set_bias_(layer, bias + found.shift.numpy().reshape(-1))
+            if corrected is not None:
+                known.set_bias_(layer, corrected)
+                shifted += 1
             continue
         if repairs.rewrites_weights:
             integers, scales = to_nearest(torch.tensor(weights), bits)
-            known.set_weights_(layer, integers.numpy(), scales.numpy())
+            known.set_weights_(layer, integers.numpy(), scales.numpy(), bias)
             plain += [] if repairs.adaround is None else [layer.name]
             if bias is not None:
                 known.set_bias_(layer, bias)
@@ -75,29 +81,43 @@ def rewrite_(
             known.set_bias_(layer, bias + shift)
             moved.append(float(np.abs(shift).max()))
     drop_unused_initializers_(model)
-    return _notes(repairs, known, shares, plain, moved)
+    return _notes(repairs, known, shares, shifted, plain, moved)
 
 
 def _notes(
-    repairs: Repairs, known: QuantizedWeights, shares: Sequence[float], plain: Sequence[str], moved: Sequence[float]
+    repairs: Repairs,
+    known: QuantizedWeights,
+    shares: Sequence[float],
+    shifted: int,
+    plain: Sequence[str],
+    moved: Sequence[float],
 ) -> tuple[str, ...]:
     notes = []
-    if repairs.rewrites_weights:
-        dtype, bits = repairs.weights.dtype.upper(), repairs.weights.used_bits
+    dtype, bits = repairs.weights.dtype.upper(), repairs.weights.used_bits
+    if repairs.rewrites_weights and known.layers:
         used = "" if (dtype, bits) in (("INT8", 8), ("INT4", 4)) else f", {bits} bits of it used"
         notes.append(f"weights of {len(known.layers)} layers in {dtype}{used}")
-    if repairs.weights.dtype == "int4":
+        if repairs.weights.dtype == "int4":
+            notes.append(
+                "INT4 weights buy size, not speed: they become INT8 when a runtime loads the file, and run as fast as that"
+            )
+    if repairs.rewrites_weights and known.others:
+        named = ", ".join(known.others[:MOST_NAMED]) + (", ..." if len(known.others) > MOST_NAMED else "")
         notes.append(
-            "INT4 weights buy size, not speed: they become INT8 when a runtime loads the file, and run as fast as that"
+            f"warning: weights of {len(known.others)} layers stay in plain INT8 ({named}): only linear layers and convolutions"
+            " of two dimensions are written anew, and only weights that no other layer reads"
         )
     if shares:
+        biases = f"; {shifted} biases corrected" if shifted else ""
         notes.append(
             f"adaround: rounding learned for {len(shares)} layers; the squared error of their outputs is"
-            f" {100 * float(np.mean(shares)):.0f} % of that of rounding to the nearest; biases corrected"
+            f" {100 * float(np.mean(shares)):.0f} % of that of rounding to the nearest{biases}"
         )
     notes += [f"{name}: rounded to the nearest, more than {MOST_INPUTS} inputs to one output" for name in plain]
     if moved:
         notes.append(f"bias_correction: {len(moved)} biases corrected, by {max(moved):.3g} at most")
+    elif repairs.bias_correction and not shifted:
+        notes.append("warning: bias_correction: no quantized layer has a bias of its own that could be corrected")
     return tuple(notes)
 
 

@@ -12,8 +12,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx.numpy_helper import from_array, to_array
 
+from accel.compress.quantized_graph import WEIGHTED
+
 Floats = NDArray[np.float32]
 _INT32 = np.iinfo(np.int32)
+_ROOM = 2.0**30
+"""Steps that a bias may take when a weight's scale is chosen: half of INT32, so that correcting it later does not overflow."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class QuantizedWeights:
         self._floats = {tensor.name: tensor for tensor in source.graph.initializer}
         self.layers = tuple(layer for node in source.graph.node if (layer := self._layer(node)) is not None)
         """Those with quantized weights of their own, in the order of the graph."""
+        known = {layer.name for layer in self.layers}
+        self.others = tuple(node.name for node in model.graph.node if node.name not in known and self._stored_weight(node))
+        """Nodes whose stored weights are quantized too, and stay as the quantizer wrote them."""
 
     def weights(self, layer: WeightedLayer) -> Floats:
         """(groups, outputs, inputs), before they were quantized."""
@@ -84,8 +91,13 @@ class QuantizedWeights:
         bias = self._float(before.input[2]).reshape(-1)
         return bias if own and len(bias) == layer.groups * layer.outputs else None
 
-    def set_weights_(self, layer: WeightedLayer, integers: NDArray[Any], scales: NDArray[Any]) -> None:
-        """``integers`` (groups, outputs, inputs), ``scales`` (groups, outputs, 1)."""
+    def set_weights_(
+        self, layer: WeightedLayer, integers: NDArray[Any], scales: NDArray[Any], bias: NDArray[Any] | None = None
+    ) -> None:
+        """``integers`` (groups, outputs, inputs), ``scales`` (groups, outputs, 1). ``bias`` (groups * outputs,) of the layer:
+        where INT32 steps of ``scales`` do not hold it, as in a channel whose weights are nearly zero, the steps become wider."""
+        if bias is not None:
+            integers, scales = self._with_room(layer, integers, scales, bias)
         maker = self._makers[self._nodes[layer.name].input[1]]
         shape = tuple(self._model.graph.initializer[self._stored[maker.input[0]]].dims)
         self._put(maker.input[0], layer.stored(integers, shape).astype(np.int8))
@@ -112,6 +124,17 @@ class QuantizedWeights:
         if steps.ndim:
             maker.attribute.append(onnx.helper.make_attribute("axis", 0))
 
+    def _with_room(
+        self, layer: WeightedLayer, integers: NDArray[Any], scales: NDArray[Any], bias: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        node = self._nodes[layer.name]
+        data = self._makers.get(node.input[0])
+        if node.input[2] not in self._makers or data is None:  # it stays in float32
+            return integers, scales
+        least = np.abs(bias, dtype=np.float64) / (_ROOM * float(self._constant(data.input[1]).reshape(())))
+        wider = np.maximum(scales, least.reshape(scales.shape)).astype(np.float32)
+        return np.rint(integers * (scales / wider)), wider
+
     def _constant(self, name: str) -> NDArray[Any]:
         found: NDArray[Any] = to_array(self._model.graph.initializer[self._stored[name]])
         return found
@@ -121,6 +144,10 @@ class QuantizedWeights:
 
     def _put(self, name: str, value: NDArray[Any]) -> None:
         self._model.graph.initializer[self._stored[name]].CopyFrom(from_array(value, name))
+
+    def _stored_weight(self, node: onnx.NodeProto) -> bool:
+        maker = self._makers.get(node.input[1]) if node.op_type in WEIGHTED and len(node.input) > 1 else None
+        return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self._stored
 
     def _layer(self, node: onnx.NodeProto) -> WeightedLayer | None:
         twin = self._nodes.get(node.name)
