@@ -27,7 +27,7 @@ class QuantizeStaticAuto:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"calibration", "profile", "selection", "probe"})
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: as its engines'
 
     approach: Literal["static"] = "static"
     engine: Literal["auto"] = "auto"
@@ -43,7 +43,7 @@ class QuantizeStaticAuto:
     @property
     def libraries(self) -> tuple[str, ...]:
         """Those that are here decide the result; one engine is enough."""
-        return ("onnxruntime", "onnx", *(("nncf",) if installed("nncf") else ()))
+        return ("onnxruntime", "onnx", *(name for name in ("nncf", "torch") if installed(name)))
 
     def __call__(self, model: OnnxModel, job: Job) -> OnnxModel:
         """``model.onnx`` in the job's folder, with notes on what was tried and why it was taken.

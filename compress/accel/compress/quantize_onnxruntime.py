@@ -25,8 +25,7 @@ class QuantizeStaticOnnxRuntime:
     ``adaround`` repair what rounding costs; all of them read calibration data only.
     """
 
-    version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
+    version: ClassVar[int] = 2  # 2: a bias of a channel that is nearly off keeps its value through the repairs
 
     approach: Literal["static"] = "static"
     engine: Literal["auto", "onnxruntime"] = "auto"
@@ -38,6 +37,16 @@ class QuantizeStaticOnnxRuntime:
     bias_correction: bool = False
     cross_layer_equalization: bool = False
     smooth_quant: SmoothQuant | None = None
+
+    @property
+    def _repairs(self) -> Repairs:
+        return Repairs(self.weights, self.adaround, self.bias_correction, self.cross_layer_equalization, self.smooth_quant)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """torch, too, where it computes the rounding or the biases."""
+        torch = self._repairs.rewrites_weights or self.bias_correction
+        return ("onnxruntime", "onnx", *(("torch",) if torch else ()))
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -53,5 +62,4 @@ class QuantizeStaticOnnxRuntime:
             raise MissingBackend(
                 f"quantize (engine onnxruntime): {absent.name} is not installed; pip install 'accel-toolkit[onnxruntime]'"
             ) from absent
-        repairs = Repairs(self.weights, self.adaround, self.bias_correction, self.cross_layer_equalization, self.smooth_quant)
-        return quantize(model, job, self.calibration, self.ignored_scope, repairs, self.accuracy_control)
+        return quantize(model, job, self.calibration, self.ignored_scope, self._repairs, self.accuracy_control)

@@ -242,7 +242,7 @@ def test_what_it_needs_is_said(breakable_file: OnnxModel, breakable_module: Torc
 
 
 def test_the_libraries_that_are_here_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert QuantizeStaticAuto().libraries == ("onnxruntime", "onnx", "nncf")
+    assert QuantizeStaticAuto().libraries == ("onnxruntime", "onnx", "nncf", "torch")
     monkeypatch.setattr("accel.compress.quantize_auto.installed", lambda name: None)
     assert QuantizeStaticAuto().libraries == ("onnxruntime", "onnx")
 

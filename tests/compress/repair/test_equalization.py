@@ -144,10 +144,11 @@ def test_a_channel_that_is_nearly_off_does_not_take_all_levels(
 
 
 def test_of_two_clips_the_lower_one_is_the_bound(tmp_path: Path) -> None:
-    second = helper.make_node("Clip", ["clipped", "zero", "high"], ["read"], name="second")
+    second = helper.make_node("Clip", ["clipped", "zero", "six"], ["read"], name="second")
     model = network(tmp_path / "float.onnx", [helper.make_node("Clip", ["made", "zero", "six"], ["clipped"], name="a"), second])
     graph = onnx.load(str(model.path)).graph
     graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(600)), "high"))
+    next(node for node in graph.node if node.name == "second").input[2] = "high"
     (pair,) = pairs_of(graph)
     assert pair.bound == 6
 

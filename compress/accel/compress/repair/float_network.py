@@ -150,6 +150,6 @@ def _largest(
 
 
 def _by_channel(found: Floats, *, last: bool) -> Floats:
-    """(rows, channels): the channels of what a linear layer gives or reads are its ``last`` axis, a convolution's the second."""
+    """(rows, channels): channels are the ``last`` axis of what a linear layer gives or reads, and a convolution's second."""
     channels = found if last else np.moveaxis(found, 1, -1)
     return channels.reshape(-1, channels.shape[-1])

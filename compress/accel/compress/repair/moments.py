@@ -44,7 +44,7 @@ def _columns(layer: WeightedLayer, values: Tensor) -> Tensor:
         rows = values.reshape(1, -1, layer.inputs)
         return rows[:, :: -(-rows.shape[1] // (POSITIONS * max(1, len(values))))]
     # One sample at a time: all positions of a batch take gigabytes in a large image's first layers.
-    grouped = torch.cat([_unfolded(layer.convolution, one) for one in values.split(1)])
+    grouped = torch.cat([_unfolded(layer.convolution, one) for one in torch.split(values, 1)])
     samples, _, positions = grouped.shape
     grouped = grouped.reshape(samples, layer.groups, layer.inputs, positions)
     return grouped.permute(1, 0, 3, 2).reshape(layer.groups, samples * positions, layer.inputs)

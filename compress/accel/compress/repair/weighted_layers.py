@@ -95,7 +95,7 @@ class QuantizedWeights:
         self, layer: WeightedLayer, integers: NDArray[Any], scales: NDArray[Any], bias: NDArray[Any] | None = None
     ) -> None:
         """``integers`` (groups, outputs, inputs), ``scales`` (groups, outputs, 1). ``bias`` (groups * outputs,) of the layer:
-        where INT32 steps of ``scales`` do not hold it, as in a channel whose weights are nearly zero, the steps become wider."""
+        where INT32 steps of ``scales`` do not hold it, as where a channel's weights are nearly zero, they become wider."""
         if bias is not None:
             integers, scales = self._with_room(layer, integers, scales, bias)
         maker = self._makers[self._nodes[layer.name].input[1]]
