@@ -157,7 +157,7 @@ def _unknown_key(location: Location, annotation: Any, prefix: Location) -> str:
         return f"not a key here; {_REPLACED[key]}"
     known = list(keys(below([annotation], location[len(prefix) : -1])))
     if prefix[:1] == ("passes",) and len(location) == len(prefix) + 1:
-        known = [*OWN_KEYS, *known]
+        known = list(dict.fromkeys([*OWN_KEYS, *known]))
     near = suggestion(key, known)
     if key in known:
         return "not a key here: it goes with another `type`"
