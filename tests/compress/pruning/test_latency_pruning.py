@@ -109,9 +109,22 @@ def test_the_table_is_made_monotone_with_the_least_change() -> None:
 
 def test_measured_widths_are_multiples_between_the_least_and_the_whole() -> None:
     assert widths_between(8, 32, 8, 4) == (8, 16, 24, 32)
-    assert widths_between(1, 64, 1, 4) == (1, 22, 42, 63, 64)
     assert widths_between(30, 30, 8, 4) == (30,)
     assert widths_between(16, 40, 16, 4) == (16, 32, 40)
+
+
+def test_of_many_widths_those_that_fill_registers_are_measured() -> None:
+    assert widths_between(32, 128, 8, 8) == (32, 48, 64, 80, 96, 112, 128)
+    assert widths_between(64, 256, 8, 8) == (64, 96, 128, 160, 192, 224, 256)
+    assert widths_between(1, 64, 1, 4) == (1, 16, 32, 48, 64)
+    assert widths_between(5, 37, 1, 8) == (5, 8, 16, 24, 32, 37)
+    assert widths_between(7, 21, 7, 1) == (7, 21)
+
+
+def test_all_lose_a_little_before_one_loses_much(tmp_path: Path) -> None:
+    """Two layers that are as slow: each gives a part, and the one that buys a little more time gives no more for it."""
+    found = widths_of(pruned(linear(one=2.0, two=2.1, three=0.01), 0.7, tmp_path))
+    assert found["one"] == found["two"] < found["three"] == 32
 
 
 def choice(name: str, saved: Sequence[float], kept: Sequence[float]) -> Choice:
