@@ -122,9 +122,8 @@ def test_of_many_widths_those_that_fill_registers_are_measured() -> None:
 
 
 def test_all_lose_a_little_before_one_loses_much(tmp_path: Path) -> None:
-    """Two layers that are as slow: each gives a part, and the one that buys a little more time gives no more for it."""
-    found = widths_of(pruned(linear(one=2.0, two=2.1, three=0.01), 0.7, tmp_path))
-    assert found["one"] == found["two"] < found["three"] == 32
+    """A quarter of each costs less than half of the one that buys more time."""
+    assert widths_of(pruned(linear(one=2.0, two=3.0, three=0.01), 4.81 / 6.01, tmp_path)) == {"one": 24, "two": 24, "three": 32}
 
 
 def choice(name: str, saved: Sequence[float], kept: Sequence[float]) -> Choice:
@@ -339,6 +338,6 @@ def test_on_a_real_runtime_the_network_gets_faster(tmp_path: Path) -> None:
     plan = Plan(lambda whole: 0.7 * whole, Rules({}, max_pruning_ratio=0.75, round_to=16), "fp32", widths=2)
     scores = score_groups(model.module, groups, "magnitude")
     result = fit(model, Job.local(tmp_path, probe=probe), groups, scores, example, plan)
-    assert result.module.get_submodule("0").out_channels in (32, 112)
+    assert result.module.get_submodule("0").out_channels in (32, 64)
     whole, found = (float(text.split()[0]) for text in note(result, "latency: ").removeprefix("latency: ").split(" -> "))
     assert found < 0.75 * whole
