@@ -34,7 +34,7 @@ class Prune:
     remain.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: latency_ms measures more widths, and prices them otherwise
     libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
     method: Literal["structured", "depth"] = "structured"

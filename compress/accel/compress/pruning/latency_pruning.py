@@ -26,8 +26,8 @@ from accel.model import TorchModel
 if TYPE_CHECKING:
     from accel.compress.prune import Prune
 
-WIDTHS = 4
-"""How many widths below the whole one are measured for each group."""
+WIDTHS = 8
+"""At most so many widths below the whole one are measured for each group."""
 
 SLACK = 0.02
 """What a measured latency may lie beside the goal: nearer, and nothing is corrected; further above, and the user is told."""
@@ -40,7 +40,7 @@ class Plan:
     """What to spend channels for. ``goal_ms``: from the whole network's latency to what may remain of it.
 
     ``rules``: steps between widths, and how many channels of each group may go. ``precision``: what is timed, the probe's own
-    where None. ``widths``: how many are measured for each group.
+    where None. ``widths``: how many are measured for each group at most.
     """
 
     goal_ms: Callable[[float], float]
