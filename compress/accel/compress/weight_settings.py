@@ -53,3 +53,21 @@ class CompressedWeights:
         if self.dtype == "int8" and self.algorithm != "rtn":
             raise ValueError(f"{self.algorithm} is for int4; int8 is within a thousandth of float32 by rtn")
         return self
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LibraryWeights:
+    """Those of nn.Linear, as neural-compressor's RTN, GPTQ (Frantar et al., ICLR 2023) and AWQ (Lin et al., MLSys 2024) choose
+    them. GPTQ and AWQ look at calibration data and quantize the layers of one stack of blocks (an nn.ModuleList). ``autoround``
+    is another package's, auto-round, for Hugging Face's language models."""
+
+    dtype: Literal["int4", "int8"] = "int4"
+    group_size: GroupSize = 32
+    symmetric: bool = False
+    algorithm: Literal["rtn", "gptq", "awq", "autoround"] = "rtn"
+
+    @model_validator(mode="after")
+    def _in_bits_that_it_searches(self) -> Self:
+        if self.dtype == "int8" and self.algorithm == "awq":
+            raise ValueError("awq in neural-compressor searches its scales for int4 whatever dtype says; for int8 set rtn")
+        return self
