@@ -42,13 +42,13 @@ def quantized(
     if isinstance(model.module, QuantizeAwareModule) or grouped_layers(model.module):
         raise PassFault(f"{WHAT}: the model is prepared already; a recipe has one quantize pass")
     named = matching(model.module, (*scope.names, *scope.patterns), f"{WHAT}: ignored_scope")
-    kept = _kept(model.module, weights.group_size, frozenset().union(*named.values()))
+    kept = _kept(model.module, weights, frozenset().union(*named.values()))
     linear = {path: part for path, part in model.module.named_modules() if isinstance(part, nn.Linear)}
     if not linear.keys() - kept.keys():
         some = "; ".join(f"{path}: {reason}" for path, reason in list(kept.items())[:3])
         raise PassFault(f"{WHAT} changed nothing: no nn.Linear is quantized ({some or 'the model has none'}); remove the pass")
     samples = calibration_samples(job, model.signature, calibration.num_samples) if weights.algorithm != "rtn" else None
-    theirs = _by_library(model.module, model.signature, weights, kept, samples, job)
+    theirs, stack = _by_library(model.module, model.signature, weights, kept, samples, job)
     result = copy.deepcopy(model.module)
     if weights.algorithm == "awq":
         _take_over_(result, theirs)
@@ -59,12 +59,13 @@ def quantized(
     scaled = tuple(path for path, layer in layers.items() if layer.input_scales is not None)
     setattr(result, EDITS, edits_of(model.module))
     add_edit_(result, GroupedWeights(4 if weights.dtype == "int4" else 8, weights.group_size, tuple(layers), scaled))
-    notes = _notes(model.module, layers, kept, weights)
+    notes = _notes(model.module, layers, kept, weights, stack)
     return replace(model, module=result).noting(*notes, *(samples.notes if samples is not None else ()))
 
 
-def _kept(module: nn.Module, size: int, ignored: Collection[str]) -> dict[str, str]:
+def _kept(module: nn.Module, weights: LibraryWeights, ignored: Collection[str]) -> dict[str, str]:
     """Linear layers that are not for the library, each with the reason."""
+    size = weights.group_size
     kept = {}
     for path, part in module.named_modules():
         if not isinstance(part, nn.Linear):
@@ -76,6 +77,9 @@ def _kept(module: nn.Module, size: int, ignored: Collection[str]) -> dict[str, s
             kept[path] = f"its inputs cannot be divided into groups of {size}"
         elif part.weight.dtype != torch.float32:
             kept[path] = "its weights are not float32"
+        elif weights.algorithm != "rtn" and type(part) is not nn.Linear:
+            # As in nn.MultiheadAttention, which reads the weight and never calls the layer: GPTQ would set all of it to 0.
+            kept[path] = f"{weights.algorithm} does not see what goes into a {type(part).__name__}"
     return kept
 
 
@@ -112,12 +116,11 @@ def _by_library(
     kept: Collection[str],
     samples: Samples | None,
     job: Job,
-) -> nn.Module:
-    """What the library makes of a copy of ``module``."""
+) -> tuple[nn.Module, str]:
+    """What the library makes of a copy of ``module``; and the path of the stack of blocks that its algorithm works on."""
     work = copy.deepcopy(module).eval().requires_grad_(False)
     work = with_layers(work, {path: _Hidden(part) for path, part in _linear(work).items() if path in kept})
-    if weights.algorithm != "rtn":
-        _choose_stack_(work, weights.algorithm)
+    stack = "" if weights.algorithm == "rtn" else _choose_stack_(work, weights.algorithm)
     settings = {
         "bits": 4 if weights.dtype == "int4" else 8,
         "group_size": weights.group_size,
@@ -143,7 +146,7 @@ def _by_library(
             f"{WHAT}: {weights.algorithm} failed in neural-compressor: {type(error).__name__}: {error}; "
             "set algorithm: rtn, or quantize after export_onnx with engine: onnxruntime"
         ) from error
-    return found
+    return found, stack
 
 
 def _linear(module: nn.Module) -> dict[str, nn.Linear]:
@@ -158,15 +161,15 @@ def _counted(samples: Samples, signature: Signature, job: Job) -> Iterator[tuple
         yield batch
 
 
-def _choose_stack_(module: nn.Module, algorithm: str) -> None:
-    """Leave the library one stack of blocks to find: the list with most weights of linear layers in it.
+def _choose_stack_(module: nn.Module, algorithm: str) -> str:
+    """Leave the library one stack of blocks to find, the list with most weights of linear layers in it; gives its path.
 
     By itself GPTQ there takes the last list or sequence, be it the two layers of a block, and AWQ the first.
     """
     lists = {path: part for path, part in module.named_modules() if type(part) is nn.ModuleList and len(part)}
     sequences = {path: part for path, part in module.named_modules() if type(part) is nn.Sequential and len(part)}
-    stacks: Mapping[str, nn.Module] = lists or ({path: part for path, part in sequences.items() if path} if algorithm == "gptq" else {})
-    stacks = {path: part for path, part in stacks.items() if _weights_in(part)}
+    usable: Mapping[str, nn.Module] = lists if lists or algorithm == "awq" else sequences
+    stacks = {path: part for path, part in usable.items() if path and _weights_in(part)}
     if not stacks:
         kinds = "nn.ModuleList or nn.Sequential" if algorithm == "gptq" else "nn.ModuleList"
         raise PassFault(
@@ -178,6 +181,7 @@ def _choose_stack_(module: nn.Module, algorithm: str) -> None:
         if path != chosen:
             # The blocks compute as before: only what type() says of the container is another.
             part.__class__ = _HiddenList if isinstance(part, nn.ModuleList) else _HiddenSequence
+    return chosen
 
 
 def _weights_in(module: nn.Module) -> int:
@@ -246,14 +250,16 @@ def _bias(ours: Tensor | None, theirs: Tensor | None) -> Tensor | None:
 
 
 def _notes(
-    module: nn.Module, layers: Mapping[str, GroupedLinear], kept: Mapping[str, str], weights: LibraryWeights
+    module: nn.Module, layers: Mapping[str, GroupedLinear], kept: Mapping[str, str], weights: LibraryWeights, stack: str
 ) -> Iterable[str]:
     tally = Tally()
     bits = 4 if weights.dtype == "int4" else 8
     grid = f"a scale{'' if weights.symmetric else ' and a zero point'} for {weights.group_size} each"
     for path, part in module.named_modules():
         if path in layers:
-            what = f"linear layers, weights in {bits} bits by {weights.algorithm}, {grid}; activations stay in float32"
+            # AWQ there rounds what is outside the stack to the nearest, and says nothing.
+            algorithm = weights.algorithm if not stack or path.startswith(f"{stack}.") else "rtn"
+            what = f"linear layers, weights in {bits} bits by {algorithm}, {grid}; activations stay in float32"
             tally.put(tally.done, what, path)
         elif path in kept:
             tally.put(tally.left, kept[path], path)
