@@ -78,7 +78,8 @@ def plain(module: nn.Module) -> nn.Module:
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     result = copy.deepcopy(module, shared)  # type: ignore[arg-type]  # a memo of what is not to be copied
     made: dict[int, nn.Module] = {}
-    return with_layers(result, {path: made.setdefault(id(layer), _Plain(layer)) for path, layer in grouped_layers(result).items()})
+    layers = {path: made.setdefault(id(layer), _Plain(layer)) for path, layer in grouped_layers(result).items()}
+    return with_layers(result, layers)
 
 
 def with_layers(module: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:

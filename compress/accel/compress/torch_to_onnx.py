@@ -87,7 +87,8 @@ def _store_groups_(proto: onnx.ModelProto, layers: Mapping[str, GroupedLinear]) 
     """
     unused = []
     for bits in sorted({layer.bits for layer in layers.values()}):
-        unused += store_in_blocks_(proto, {path: part.grouped() for path, part in layers.items() if part.bits == bits}, bits)
+        found = {path: part.grouped() for path, part in layers.items() if part.bits == bits}
+        unused += store_in_blocks_(proto, found, bits)
     for path in unused:
         weight = layers[path].weight.detach().cpu().numpy()
         for tensor in proto.graph.initializer:

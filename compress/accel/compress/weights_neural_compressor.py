@@ -1,4 +1,4 @@
-"""Core of ``quantize/weight_only/neural-compressor``: its integers, scales and zero points, in linear layers that export as such.
+"""Core of ``quantize/weight_only/neural-compressor``: its integers and scales in linear layers that export as such.
 
 The library works on a copy, from which integers are taken. What it gives itself is not used: its layer computes in float32
 from packed weights, which the exporter would write in full, and with 8 bits and zero points it computes something else
@@ -126,6 +126,7 @@ def _by_library(
         "group_size": weights.group_size,
         "use_sym": weights.symmetric,
         "use_layer_wise": False,  # which reads a checkpoint again, layer by layer
+        "model_path": str(job.folder),  # never read, but without a folder GPTQ there asks a hub for a model called ''
     }
     config = {"rtn": library.RTNConfig, "gptq": library.GPTQConfig, "awq": library.AWQConfig}[weights.algorithm](**settings)
     batches = iter(() if samples is None else _counted(samples, signature, job))
@@ -266,5 +267,5 @@ def _notes(
         elif isinstance(part, nn.Linear):
             tally.put(tally.left, f"{LEFT}, whose {weights.algorithm} quantizes one stack of blocks", path)
         elif any(parameter.dim() > 1 for parameter in part.parameters(recurse=False)):
-            tally.put(tally.left, f"{LEFT}, which quantizes nn.Linear and no {type(part).__name__}", path or type(part).__name__)
+            tally.put(tally.left, f"{LEFT}, which quantizes nn.Linear and no {type(part).__name__}", path or "the model")
     return tally.notes()
