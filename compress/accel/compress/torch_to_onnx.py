@@ -94,8 +94,8 @@ def _store_groups_(proto: onnx.ModelProto, layers: Mapping[str, GroupedLinear]) 
         for tensor in proto.graph.initializer:
             if list(tensor.dims) == list(weight.shape) and np.array_equal(onnx.numpy_helper.to_array(tensor), weight):
                 raise PassFault(
-                    f"export_onnx: {path}: forward uses its weight in another way than a linear layer does, so that it cannot be "
-                    "stored as integers; name the layer in ignored_scope of the quantize pass"
+                    f"export_onnx: {path}: forward uses its weight in another way than a linear layer does, so that it cannot "
+                    "be stored as integers; name the layer in ignored_scope of the quantize pass"
                 )
     return unused
 
