@@ -28,8 +28,8 @@ class Tolerance:
 class ExportOnnx:
     """Export with torch.export: axes that the signature names may vary, nodes are called by their module path.
 
-    ``opset``: 18 to 23, None for 20, or 21 where weights are integers in groups. ``check``: how close the file's outputs must be
-    to PyTorch's.
+    ``opset``: 18 to 23, None for 20, or 21 where weights are integers in groups. ``check``: how close the file's outputs must
+    be to PyTorch's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
