@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
@@ -13,7 +12,7 @@ from accel.compress.calibration import NeuralCompressorCalibration
 from accel.compress.quantize_aware import IgnoredModules
 from accel.compress.weight_settings import LibraryWeights, WeightCalibration
 from accel.contracts import Job, Need
-from accel.errors import MissingBackend, PassFault
+from accel.errors import MissingBackend
 from accel.model import TorchModel
 
 
@@ -67,26 +66,12 @@ class QuantizeWeightOnlyNeuralCompressor:
 
     def __call__(self, model: TorchModel, job: Job) -> TorchModel:
         """Raises DataFault for calibration data that is missing or does not fit; PassFault where nothing is quantized, a name
-        in ``ignored_scope`` matches nothing, there is no stack of blocks for ``gptq`` or ``awq``, or the library fails;
-        MissingBackend without neural-compressor, and for ``autoround`` without auto-round."""
-        if self.weights.algorithm == "autoround":
-            raise _no_autoround()
+        in ``ignored_scope`` matches nothing, there is no stack of blocks for ``awq``, or the library fails; MissingBackend
+        without neural-compressor."""
         found: TorchModel = core("weights_neural_compressor").quantized(
             model, job, self.weights, self.calibration, self.ignored_scope
         )
         return found
-
-
-def _no_autoround() -> MissingBackend | PassFault:
-    if find_spec("auto_round") is None:
-        return MissingBackend(
-            "quantize (engine neural-compressor): algorithm autoround is the package auto-round's, which is not installed, and "
-            "takes Hugging Face's language models alone; set algorithm: gptq or awq"
-        )
-    return PassFault(
-        "quantize (engine neural-compressor): algorithm autoround takes Hugging Face's language models alone and writes a "
-        "checkpoint of its own, from which nothing is read here; set algorithm: gptq or awq"
-    )
 
 
 def core(name: str = "pt2e_neural_compressor") -> Any:
