@@ -187,14 +187,14 @@ def test_integers_are_those_of_the_library(model: TorchModel, job: Job) -> None:
     found = step(symmetric=False)(model, job)
     layer = grouped_layers(found.module)["blocks.0.query"]
     assert isinstance(model.module, Net)
-    weight = model.module.get_parameter("blocks.0.query.weight").detach().unflatten(1, (-1, 32))
+    weight = model.module.get_parameter("blocks.0.query.weight").detach().reshape(WIDTH, -1, 32)
     low, high = weight.amin(2).clamp(max=0), weight.amax(2).clamp(min=0)
     scale = (high - low) / 15
     zero = (-low / scale).round()
     wanted = ((weight / scale[..., None]).round() + zero[..., None]).clamp(0, 15)
-    assert torch.equal(layer.integers.unflatten(1, (-1, 32)).to(torch.float32), wanted)
+    assert torch.equal(layer.integers.reshape(WIDTH, -1, 32).to(torch.float32), wanted)
     assert torch.equal(layer.scales, scale) and torch.equal(layer.zeros.to(torch.float32), zero)
-    assert torch.allclose(layer.weight.unflatten(1, (-1, 32)), (wanted - zero[..., None]) * scale[..., None])
+    assert torch.allclose(layer.weight.reshape(WIDTH, -1, 32), (wanted - zero[..., None]) * scale[..., None])
 
 
 def test_awq_is_closer_than_rounding(model: TorchModel, job: Job) -> None:
@@ -202,7 +202,7 @@ def test_awq_is_closer_than_rounding(model: TorchModel, job: Job) -> None:
     wanted = outputs_of(model.module)
     errors = {}
     for algorithm in ("rtn", "awq"):
-        weights = LibraryWeights(algorithm=algorithm)  # type: ignore[arg-type]
+        weights = LibraryWeights(algorithm=algorithm)
         found = QuantizeWeightOnlyNeuralCompressor(weights=weights, ignored_scope=scope)(model, job)
         errors[algorithm] = error(outputs_of(found.module), wanted)
     assert errors["awq"] < errors["rtn"], errors
@@ -241,10 +241,14 @@ def test_what_is_left_is_named(model: TorchModel, job: Job) -> None:
     left = {"blocks.0.inner.1", "blocks.1.query", "blocks.1.value"}
     assert set(grouped_layers(found.module)) == {*IN_STACK, "head"} - left
     assert found.notes[:5] == (
-        "quantized: 5 linear layers, weights in 4 bits by awq, a scale and a zero point for 32 each; "
-        "activations stay in float32",
-        "quantized: 1 linear layers, weights in 4 bits by rtn, a scale and a zero point for 32 each; "
-        "activations stay in float32",
+        (
+            "quantized: 5 linear layers, weights in 4 bits by awq, a scale and a zero point for 32 each; "
+            "activations stay in float32"
+        ),
+        (
+            "quantized: 1 linear layers, weights in 4 bits by rtn, a scale and a zero point for 32 each; "
+            "activations stay in float32"
+        ),
         "words kept in floating point: left by neural-compressor, which quantizes nn.Linear and no Embedding",
         "blocks.0.inner.1, blocks.1.query, blocks.1.value kept in floating point: in ignored_scope",
         "odd kept in floating point: its inputs cannot be divided into groups of 32",
@@ -296,7 +300,7 @@ def test_it_is_the_last_pass_that_changes_the_module(model: TorchModel, job: Job
 
 
 def test_an_opset_without_blocks_is_refused(model: TorchModel, job: Job) -> None:
-    with pytest.raises(PassFault, match="opset 20 has no DequantizeLinear in blocks.* set opset: 21 or leave it out"):
+    with pytest.raises(PassFault, match=r"opset 20 has no DequantizeLinear in blocks.* set opset: 21 or leave it out"):
         ExportOnnx(opset=20)(step()(model, job), job)
 
 
@@ -317,11 +321,11 @@ def test_a_weight_that_is_read_in_another_way_is_not_shipped_in_float(job: Job, 
 
 def test_what_cannot_be_is_refused(model: TorchModel, job: Job, tmp_path: Path) -> None:
     bare = TorchModel(module=nn.Sequential(nn.Linear(32, 4)).eval(), signature=SIGNATURE)
-    with pytest.raises(PassFault, match="awq in neural-compressor scales one stack of blocks.* algorithm: rtn"):
+    with pytest.raises(PassFault, match=r"awq in neural-compressor scales one stack of blocks.* algorithm: rtn"):
         step(algorithm="awq")(bare, job)
-    with pytest.raises(PassFault, match="changed nothing: no nn.Linear is quantized .0: its inputs cannot be divided"):
+    with pytest.raises(PassFault, match=r"changed nothing: no nn.Linear is quantized .0: its inputs cannot be divided"):
         step(group_size=64)(bare, job)
-    with pytest.raises(PassFault, match="'blocks.0.qery' matches no module .* did you mean 'blocks.0.query'"):
+    with pytest.raises(PassFault, match=r"'blocks.0.qery' matches no module .* did you mean 'blocks.0.query'"):
         QuantizeWeightOnlyNeuralCompressor(ignored_scope=IgnoredModules(names=("blocks.0.qery",)))(model, job)
     with pytest.raises(DataFault, match="calibration"):
         step(algorithm="awq")(model, Job.local(tmp_path, task=Rows(calibrates=False)))  # type: ignore[arg-type]

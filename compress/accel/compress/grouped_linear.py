@@ -39,8 +39,8 @@ class GroupedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(outputs, inputs) float32, made anew each time: what reads a layer's weight itself, as attention does, finds it."""
-        groups = self.integers.unflatten(1, (-1, self.size)).to(self.scales.dtype) - self.zeros[..., None].to(self.scales.dtype)
-        return (groups * self.scales[..., None]).flatten(1)
+        groups = self.integers.reshape(*self.scales.shape, self.size).to(self.scales.dtype)
+        return ((groups - self.zeros[..., None].to(self.scales.dtype)) * self.scales[..., None]).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         scaled = x if self.input_scales is None else x * self.input_scales
@@ -76,7 +76,7 @@ def grouped_layers(module: nn.Module) -> dict[str, GroupedLinear]:
 def plain(module: nn.Module) -> nn.Module:
     """``module`` with float32 weights in its grouped layers; what is not replaced is shared with it."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    result = copy.deepcopy(module, shared)  # type: ignore[arg-type]  # a memo of what is not to be copied
+    result = copy.deepcopy(module, shared)  # a memo of what is not to be copied
     made: dict[int, nn.Module] = {}
     layers = {path: made.setdefault(id(layer), _Plain(layer)) for path, layer in grouped_layers(result).items()}
     return with_layers(result, layers)

@@ -169,7 +169,7 @@ def _choose_stack_(module: nn.Module) -> str:
             f"{WHAT}: awq in neural-compressor scales one stack of blocks, an nn.ModuleList below the model, and there is "
             "none with linear layers in it; set algorithm: rtn, or quantize after export_onnx with engine: onnxruntime"
         )
-    chosen = max(stacks, key=lambda path: _weights_in(stacks[path]))
+    chosen: str = max(stacks, key=lambda path: _weights_in(stacks[path]))
     for path, part in lists.items():
         if path != chosen:
             # The blocks compute as before: only what type() says of the container is another.
