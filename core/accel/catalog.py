@@ -29,10 +29,13 @@ PASSES: Mapping[str, str] = {
     "quantize/dynamic/onnxruntime": "accel.compress.quantize_dynamic:QuantizeDynamic",
     "quantize/weight_only/onnxruntime": "accel.compress.quantize_weight_only:QuantizeWeightOnlyOnnxRuntime",
     "quantize/weight_only/nncf": "accel.compress.quantize_weight_only:QuantizeWeightOnlyNncf",
+    "quantize/weight_only/neural-compressor": "accel.compress.quantize_neural_compressor:QuantizeWeightOnlyNeuralCompressor",
 }
 
-ONLY_BY_NAME = frozenset({"quantize/static/auto", "quantize/static/neural-compressor"})
-"""Keys that an entry means only where it names that engine: the one takes minutes to try, the other takes a torch module."""
+ONLY_BY_NAME = frozenset(
+    {"quantize/static/auto", "quantize/static/neural-compressor", "quantize/weight_only/neural-compressor"}
+)
+"""Keys that an entry means only where it names that engine: the first takes minutes to try, the others take a torch module."""
 
 BACKENDS: Mapping[str, str] = {
     "eager": "accel.accelerate.eager:Eager",

@@ -107,7 +107,18 @@ class NeuralCompressed:
     neural_compressor: str
 
 
-Edit = KeepChannels | RemoveBlock | Masks | QuantizeAware | NeuralCompressed
+@dataclass(frozen=True)
+class GroupedWeights:
+    """The linear layers at ``layers`` hold integers of ``bits`` in groups of ``group_size``; those in ``scaled`` multiply their
+    input with a scale for each channel first."""
+
+    bits: int
+    group_size: int
+    layers: tuple[str, ...]
+    scaled: tuple[str, ...] = ()
+
+
+Edit = KeepChannels | RemoveBlock | Masks | QuantizeAware | NeuralCompressed | GroupedWeights
 """What was done to a module's structure: JSON-able, and replayed in order on what the factory builds."""
 
 EDITS = "accel_edits"

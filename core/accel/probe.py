@@ -174,10 +174,9 @@ class TargetProbe:
 
     def _file(self, model: Model, precision: NumberFormat, place: Path) -> OnnxModel:
         if isinstance(model, TorchModel):
-            from accel.compress.export_onnx import DEFAULT_OPSET
             from accel.compress.torch_to_onnx import export
 
-            file = export(model, self._job(place / "float", model.signature), opset=DEFAULT_OPSET, rtol=0, atol=0, check=False)
+            file = export(model, self._job(place / "float", model.signature), opset=None, rtol=0, atol=0, check=False)
         else:
             file = model
         if precision == "fp32" or file.path.suffix == ".xml" or _quantized(file.path):

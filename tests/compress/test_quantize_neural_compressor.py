@@ -27,7 +27,7 @@ from accel.compress.edits import edits_of, from_json, replay_, to_json
 from accel.compress.export_onnx import ExportOnnx
 from accel.compress.prune import Prune
 from accel.compress.quantize_aware import IgnoredModules
-from accel.compress.quantize_neural_compressor import QuantizeStaticNeuralCompressor, core
+from accel.compress.quantize_neural_compressor import QuantizeStaticNeuralCompressor, QuantizeWeightOnlyNeuralCompressor, core
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
 from accel.contracts import Job
 from accel.errors import MissingBackend, ModelFault, PassFault
@@ -208,12 +208,17 @@ def test_without_the_library_the_way_out_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, torch_model: TorchModel, make_job: MakeJob
 ) -> None:
     monkeypatch.setitem(sys.modules, "neural_compressor", None)
-    for name in [name for name in sys.modules if name.startswith(("neural_compressor.", "accel.compress.pt2e_neural"))]:
+    ours = ("pt2e_neural_compressor", "weights_neural_compressor", "neural_compressor_library")
+    rooms = tuple(f"accel.compress.{name}" for name in ours)
+    for name in [name for name in sys.modules if name.startswith(("neural_compressor.", *rooms))]:
         monkeypatch.delitem(sys.modules, name)
     import accel.compress as room
 
-    monkeypatch.delattr(room, "pt2e_neural_compressor", raising=False)
+    for name in ours:
+        monkeypatch.delattr(room, name, raising=False)
     with pytest.raises(MissingBackend, match=r"neural_compressor.* is not installed; pip install 'accel-toolkit\[neural-comp"):
         core()
     with pytest.raises(MissingBackend):
         QuantizeStaticNeuralCompressor()(torch_model, make_job())
+    with pytest.raises(MissingBackend):
+        QuantizeWeightOnlyNeuralCompressor()(torch_model, make_job())

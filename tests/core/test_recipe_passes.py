@@ -275,6 +275,9 @@ def test_the_engine_for_torch_models_stands_before_the_export(tmp_path: Path) ->
     assert [problem.message for problem in late] == [f"{found_there}; move it before the pass that makes the ONNX file"]
     bare = problems(tmp_path, TORCH, "{type: quantize} > {type: export_onnx}")
     assert "quantize takes an OnnxModel" in bare[0].message, "it is chosen by name only"
+    entry = "{type: quantize, approach: weight_only, engine: neural-compressor, weights: {algorithm: awq}}"
+    weights = recipe(tmp_path, TORCH, f"{entry} > {{type: export_onnx}}")
+    assert {weights.passes_for(target)[0][0] for target in weights.targets} == {"quantize/weight_only/neural-compressor"}
 
 
 def test_a_named_engine_serves_every_target(tmp_path: Path) -> None:
@@ -306,7 +309,7 @@ def test_every_pass_of_the_catalogue_says_what_it_takes_and_gives(key: str) -> N
     leaf = next(leaf for leaf in leaves() if leaf.key == key)
     found = catalog.load(leaf.reference)
     assert len(takes(found)) == len(gives(found)) == 1
-    on_modules = ("quantize/qat", "quantize/static/neural-compressor")
+    on_modules = ("quantize/qat", "quantize/static/neural-compressor", "quantize/weight_only/neural-compressor")
     on_files = key in ("export_onnx", "simplify", "cast") or (key.startswith("quantize/") and key not in on_modules)
     assert gives(found) == {"OnnxModel" if on_files else "TorchModel"}
     assert takes(found) == {"OnnxModel" if on_files and key != "export_onnx" else "TorchModel"}

@@ -9,8 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from accel.compress.grouped_linear import GroupedLinear, with_layers
 from accel.errors import ModelFault
-from accel.model import EDITS, Edit, KeepChannels, Masks, NeuralCompressed, QuantizeAware, RemoveBlock, Signature
+from accel.model import (
+    EDITS,
+    Edit,
+    GroupedWeights,
+    KeepChannels,
+    Masks,
+    NeuralCompressed,
+    QuantizeAware,
+    RemoveBlock,
+    Signature,
+)
 
 KINDS: Mapping[str, type[Any]] = {
     "keep_channels": KeepChannels,
@@ -18,6 +29,7 @@ KINDS: Mapping[str, type[Any]] = {
     "masks": Masks,
     "quantize_aware": QuantizeAware,
     "neural_compressed": NeuralCompressed,
+    "grouped_weights": GroupedWeights,
 }
 GRAPH = "graph"
 """Where a module with fake quantizers keeps the network: its parameters are below this name."""
@@ -48,6 +60,8 @@ def replay_(module: nn.Module, edits: Sequence[Edit], signature: Signature) -> n
                 remove_block_(module, edit.path)
             elif isinstance(edit, Masks):
                 require_parameters(module, edit)
+            elif isinstance(edit, GroupedWeights):
+                module = group_weights_(module, edit)
             elif isinstance(edit, NeuralCompressed):
                 module = _compressed(module, signature, edit)
                 continue
@@ -109,6 +123,31 @@ def require_parameters(module: nn.Module, edit: Masks) -> None:
     for name in edit.parameters:
         if name not in own:
             raise ModelFault(f"it has no parameter {name!r} to mask")
+
+
+def group_weights_(module: nn.Module, edit: GroupedWeights) -> nn.Module:
+    """Put a layer with integers in groups, which are to be loaded, in the place of each linear layer that ``edit`` names; gives
+    the module, or the layer where that is all there is. ModelFault names the first misfit."""
+    made: dict[int, GroupedLinear] = {}
+    layers = {}
+    for path in edit.layers:
+        try:
+            linear = module.get_submodule(path)
+        except AttributeError:
+            raise ModelFault(f"it has no module {path!r}") from None
+        if not isinstance(linear, nn.Linear) or linear.in_features % edit.group_size:
+            raise ModelFault(f"{path} is no linear layer whose inputs can be divided into groups of {edit.group_size}")
+        if id(linear) not in made:
+            made[id(linear)] = GroupedLinear(
+                linear.in_features,
+                linear.out_features,
+                bits=edit.bits,
+                size=edit.group_size,
+                bias=linear.bias,
+                scaled=path in edit.scaled,
+            )
+        layers[path] = made[id(linear)]
+    return with_layers(module, layers)
 
 
 def masks_of(module: nn.Module) -> dict[str, Tensor]:
@@ -176,6 +215,11 @@ def from_json(records: Any) -> tuple[Edit, ...]:
                 }
             elif kind is Masks:
                 values["parameters"] = tuple(map(str, values["parameters"]))
+            elif kind is GroupedWeights:
+                values.update({name: tuple(map(str, values[name])) for name in ("layers", "scaled")})
+                values.update({name: _whole(values[name]) for name in ("bits", "group_size")})
+                if values["bits"] not in (4, 8) or not values["group_size"]:
+                    raise ValueError(f"no integers of {values['bits']} bits in groups of {values['group_size']}")
             found.append(kind(**values))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFault(f"edit {number} is damaged, or of a newer accel ({type(error).__name__}: {error})") from None

@@ -28,7 +28,8 @@ class Tolerance:
 class ExportOnnx:
     """Export with torch.export: axes that the signature names may vary, nodes are called by their module path.
 
-    ``opset``: 18 to 23, None for 20. ``check``: how close the file's outputs must be to PyTorch's.
+    ``opset``: 18 to 23, None for 20, or 21 where weights are integers in groups. ``check``: how close the file's outputs must
+    be to PyTorch's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -43,4 +44,4 @@ class ExportOnnx:
         differs; ModelFault where the module's own outputs are not numbers."""
         from accel.compress.torch_to_onnx import export
 
-        return export(model, job, opset=self.opset or DEFAULT_OPSET, rtol=self.check.rtol, atol=self.check.atol)
+        return export(model, job, opset=self.opset, rtol=self.check.rtol, atol=self.check.atol)

@@ -15,6 +15,8 @@ from accel.onnx_graph import graphs
 PER_CHANNEL_OPSET = 13
 CONVERTED_OPSET = 17
 INT4_OPSET = 21
+BLOCK_OPSET = 21
+"""The first with DequantizeLinear in blocks and with four-bit integers."""
 SINGLE_FILE_LIMIT = 1_900_000_000
 """Bytes; protobuf ends at 2 GiB. Above it the weights go into ``<name>.data`` beside the file (never a link)."""
 

@@ -1,4 +1,4 @@
-"""Core of ``quantize/static/neural-compressor``: the one file that imports neural_compressor.
+"""Core of ``quantize/static/neural-compressor``.
 
 The library prepares a captured graph (torch's quantizer for x86 says where to round) and puts an observer at each place. From
 there on the graph is of the kind that quantization-aware training makes: observers become fake quantizers with fixed scales,
@@ -22,7 +22,9 @@ from accel.compress.calibration import NeuralCompressorCalibration
 from accel.compress.calibration_batches import in_batches
 from accel.compress.calibration_data import calibration_samples
 from accel.compress.edits import add_edit_, edits_of
+from accel.compress.grouped_linear import grouped_layers
 from accel.compress.layer_names import matching
+from accel.compress.neural_compressor_library import library, library_version
 from accel.compress.qat.module import QuantizeAwareModule
 from accel.compress.qat.pt2e import examples, with_ranges
 from accel.compress.qat.pt2e_annotation import LAYERS, PRODUCTS
@@ -33,15 +35,9 @@ from accel.compress.quantized_graph import require_profile
 from accel.compress.quiet_library import quiet
 from accel.compress.torch_capture import dynamic_shapes
 from accel.contracts import Job, QuantizationProfile
-from accel.distributions import installed
 from accel.errors import AccelError, ModelFault, PassFault
 from accel.model import EDITS, NeuralCompressed, Signature, TorchModel
 
-with quiet():
-    import neural_compressor.torch.quantization as neural_compressor
-    from neural_compressor.common.version import __version__ as neural_compressor_version
-
-DISTRIBUTION = "neural-compressor-pt"
 WHAT = "quantize (engine neural-compressor)"
 _ALGORITHMS = {"minmax": "minmax", "mse": "kl"}
 _SOURCES: Mapping[str, Any] = {
@@ -66,7 +62,7 @@ def quantized(model: TorchModel, job: Job, calibration: NeuralCompressorCalibrat
     """See ``QuantizeStaticNeuralCompressor``."""
     profile = require_profile(job)
     _require_cpu(profile)
-    if isinstance(model.module, QuantizeAwareModule):
+    if isinstance(model.module, QuantizeAwareModule) or grouped_layers(model.module):
         raise PassFault(f"{WHAT}: the model is prepared already; a recipe has one quantize pass")
     named = matching(model.module, (*scope.names, *scope.patterns), f"{WHAT}: ignored_scope")
     settings = {
@@ -106,8 +102,7 @@ def again(module: nn.Module, signature: Signature, edit: NeuralCompressed) -> nn
 
 def versions() -> tuple[str, str, str]:
     """Of torch, torchao and neural-compressor, as an edit records them."""
-    found = installed(DISTRIBUTION)
-    return version("torch"), version("torchao"), found[1] if found else neural_compressor_version
+    return version("torch"), version("torchao"), library_version()
 
 
 def _require_cpu(profile: QuantizationProfile) -> None:
@@ -145,17 +140,17 @@ def _built(
 
 
 def _prepared(graph: GraphModule, settings: Mapping[str, Any]) -> GraphModule:
-    config = neural_compressor.INT8StaticQuantConfig(
+    config = library.INT8StaticQuantConfig(
         act_algo=settings["act_algo"], w_granularity=settings["w_granularity"], excluded_precisions=["fp16", "bf16"]
     )
     for path in settings["ignored"]:
-        config.set_local(path, neural_compressor.INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
+        config.set_local(path, library.INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
     _tell_sources_(graph)
     graph._exported = True  # type: ignore[assignment]
     graph.dynamic_shapes = None  # type: ignore[assignment]
     try:
         with quiet():
-            prepared = neural_compressor.prepare(graph, config)
+            prepared = library.prepare(graph, config)
     except Exception as error:  # the library raises AssertionError, RuntimeError, and what torchao raises
         raise PassFault(f"{WHAT}: neural-compressor failed: {type(error).__name__}: {error}; try approach: qat") from error
     assert isinstance(prepared, GraphModule)

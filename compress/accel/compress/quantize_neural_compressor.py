@@ -1,7 +1,8 @@
-"""The pass that quantizes a torch module with neural-compressor, before ``export_onnx``."""
+"""The passes that quantize a torch module with neural-compressor, before ``export_onnx``."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
@@ -9,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from accel.compress.calibration import NeuralCompressorCalibration
 from accel.compress.quantize_aware import IgnoredModules
+from accel.compress.weight_settings import LibraryWeights, WeightCalibration
 from accel.contracts import Job, Need
 from accel.errors import MissingBackend
 from accel.model import TorchModel
@@ -39,10 +41,43 @@ class QuantizeStaticNeuralCompressor:
         return found
 
 
-def core() -> Any:
-    """The module that imports the library. MissingBackend with the way out where that is not installed."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class QuantizeWeightOnlyNeuralCompressor:
+    """Weights alone of linear layers, chosen by neural-compressor on the torch model.
+
+    ``export_onnx`` writes them as integers behind DequantizeLinear in blocks (opset 21): ONNX Runtime makes MatMulNBits of
+    that when it loads the file, OpenVINO keeps them compressed. Embedding tables stay in float32: the engines after
+    ``export_onnx`` store those too. ``ignored_scope``: module paths.
+    """
+
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "neural-compressor-pt")
+
+    approach: Literal["weight_only"] = "weight_only"
+    engine: Literal["neural-compressor"] = "neural-compressor"
+    weights: LibraryWeights = LibraryWeights()
+    calibration: WeightCalibration = WeightCalibration()
+    ignored_scope: IgnoredModules = IgnoredModules()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Calibration data for what looks at activations."""
+        return frozenset() if self.weights.algorithm == "rtn" else frozenset({"calibration"})
+
+    def __call__(self, model: TorchModel, job: Job) -> TorchModel:
+        """Raises DataFault for calibration data that is missing or does not fit; PassFault where nothing is quantized, a name
+        in ``ignored_scope`` matches nothing, there is no stack of blocks for ``awq``, or the library fails; MissingBackend
+        without neural-compressor."""
+        found: TorchModel = core("weights_neural_compressor").quantized(
+            model, job, self.weights, self.calibration, self.ignored_scope
+        )
+        return found
+
+
+def core(name: str = "pt2e_neural_compressor") -> Any:
+    """A module of this package that needs the library. MissingBackend with the way out where that is not installed."""
     try:
-        from accel.compress import pt2e_neural_compressor
+        return import_module(f"accel.compress.{name}")
     except ModuleNotFoundError as absent:
         if (absent.name or "").startswith("accel"):
             raise
@@ -50,4 +85,3 @@ def core() -> Any:
             f"quantize (engine neural-compressor): {absent.name} is not installed; "
             "pip install 'accel-toolkit[neural-compressor]'"
         ) from absent
-    return pt2e_neural_compressor

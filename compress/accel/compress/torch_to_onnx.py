@@ -14,8 +14,17 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from accel import onnx_file
+from accel.compress.export_onnx import DEFAULT_OPSET
+from accel.compress.grouped_linear import GroupedLinear, grouped_layers, plain
+from accel.compress.grouped_weights import store_in_blocks_
 from accel.compress.module_names import name_by_module_, name_ends_
-from accel.compress.onnx_writing import drop_unused_initializers_, drop_unused_opsets_, strip_metadata_, write
+from accel.compress.onnx_writing import (
+    BLOCK_OPSET,
+    drop_unused_initializers_,
+    drop_unused_opsets_,
+    strip_metadata_,
+    write,
+)
 from accel.compress.qat.module import INTEGER_BIAS, QuantizeAwareModule
 from accel.compress.qat.pt2e_export import finish_
 from accel.compress.qat.pt2e_graph import module_path
@@ -34,32 +43,68 @@ ROUNDINGS = 16 / 255
 
 Both round the same values but add in another order; where a sum falls between two integers one rounds it up, the other down
 (ONNX Runtime's issue 32132), and each such step goes on through the layers behind it. Measured on untrained nets: 2.5 steps
-with 57 convolutions, 6 in a transformer of 8 blocks.
+with 57 convolutions, 6 in a transformer of 8 blocks. As far where weights alone are integers: ONNX Runtime rounds the
+activations of a MatMulNBits to INT8, each group by itself.
 """
 
 
-def export(model: TorchModel, job: Job, *, opset: int, rtol: float, atol: float, check: bool = True) -> OnnxModel:
+def export(model: TorchModel, job: Job, *, opset: int | None, rtol: float, atol: float, check: bool = True) -> OnnxModel:
     """See ``ExportOnnx``. The module is as it was afterwards: training flags, parameters, hooks.
 
     ``check=False`` leaves out the comparison with PyTorch: for files that are only timed.
     """
     with _evaluating(model.module) as was_training:
+        grouped = grouped_layers(model.module)
         module = _exportable(model.module)
-        quantized = hasattr(module, INTEGER_BIAS)
-        proto = _converted(module, model.signature, job, opset)
+        quantized = hasattr(module, INTEGER_BIAS) or bool(grouped)
+        proto = _converted(module, model.signature, job, _opset(opset, least=BLOCK_OPSET if grouped else 0))
+        unused = _store_groups_(proto, grouped)
         path = job.folder / "model.onnx"
         write(proto, path)
         if check:
             names = [output.name for output in proto.graph.output]
             _require_same_as_eager(model, job, path, names, max(rtol, ROUNDINGS) if quantized else rtol, atol)
     notes = ["the module was in training mode; exported in evaluation mode"] if was_training else []
+    notes += [f"{', '.join(unused)}: not in the file, which does not need the result"] if unused else []
     outputs = onnx_file.signature(proto).outputs
     signature = Signature(model.signature.inputs, outputs)
     return OnnxModel(path=path, signature=signature).noting(*notes)
 
 
+def _opset(asked: int | None, least: int) -> int:
+    if asked is not None and asked < least:
+        raise PassFault(
+            f"export_onnx: opset {asked} has no DequantizeLinear in blocks, which the weights of this model need; "
+            f"set opset: {least} or leave it out"
+        )
+    return asked or max(DEFAULT_OPSET, least)
+
+
+def _store_groups_(proto: onnx.ModelProto, layers: Mapping[str, GroupedLinear]) -> list[str]:
+    """The weights of ``layers`` as the integers they are, in place; the paths of those that the file does not hold.
+
+    PassFault where one is there as forward reads it, not as a product does: it would ship in float32 in silence.
+    """
+    unused = []
+    for bits in sorted({layer.bits for layer in layers.values()}):
+        found = {path: part.grouped() for path, part in layers.items() if part.bits == bits}
+        unused += store_in_blocks_(proto, found, bits)
+    for path in unused:
+        weight = layers[path].weight.detach().cpu().numpy()
+        for tensor in proto.graph.initializer:
+            if list(tensor.dims) == list(weight.shape) and np.array_equal(onnx.numpy_helper.to_array(tensor), weight):
+                raise PassFault(
+                    f"export_onnx: {path}: forward uses its weight in another way than a linear layer does, so that it cannot "
+                    "be stored as integers; name the layer in ignored_scope of the quantize pass"
+                )
+    return unused
+
+
 def _exportable(module: nn.Module) -> nn.Module:
-    """The module itself, or the INT8 graph of one that was prepared for quantization-aware training."""
+    """The module itself; the INT8 graph of one that was prepared for quantization-aware training; or, of one with weights in
+    groups, a copy that has them in float32."""
+    if grouped_layers(module):
+        return plain(module)
     if not isinstance(module, QuantizeAwareModule):
         return module
     from accel.compress.qat.pt2e import converted  # torchao takes seconds; who made the module has it loaded

@@ -26,13 +26,14 @@ _DAMPING = 0.01  # of the mean of the diagonal, as Frantar et al. have it
 @dataclass(frozen=True)
 class Grouped:
     """``integers`` (groups * size, outputs) in [0, 2**bits), filled up with the zero point; ``scales`` and ``zeros`` (groups,
-    outputs). A weight is ``(integer - zero) * scale``. Symmetric: every zero is half of 2**bits. ``algorithm`` made them."""
+    outputs). A weight is ``(integer - zero) * scale``. Symmetric: every zero is half of 2**bits. ``algorithm`` made them, or
+    a library did."""
 
     integers: NDArray[np.uint8]
     scales: Floats
     zeros: NDArray[np.uint8]
     size: int
-    algorithm: Literal["rtn", "gptq"]
+    algorithm: Literal["rtn", "gptq", "library"]
 
     def restored(self, inputs: int) -> Floats:
         """(inputs, outputs) as the runtime sees them."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from accel.compress.calibration import NumSamples
@@ -52,4 +52,32 @@ class CompressedWeights:
     def _in_groups(self) -> Self:
         if self.dtype == "int8" and self.algorithm != "rtn":
             raise ValueError(f"{self.algorithm} is for int4; int8 is within a thousandth of float32 by rtn")
+        return self
+
+
+def _without_more_packages(algorithm: Any) -> Any:
+    # As of neural-compressor-pt 3.10: gptq.py imports tqdm and, by layer_wise, accelerate; autoround.py imports auto_round.
+    needed = {"gptq": "tqdm and Hugging Face's accelerate", "autoround": "auto-round, for language models of Hugging Face's"}
+    if isinstance(algorithm, str) and algorithm in needed:
+        raise ValueError(
+            f"{algorithm} in neural-compressor needs packages that it does not install ({needed[algorithm]}); set rtn or awq, "
+            "or take gptq after export_onnx with engine: onnxruntime or nncf"
+        )
+    return algorithm
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LibraryWeights:
+    """Those of nn.Linear, as neural-compressor's RTN and AWQ (Lin et al., MLSys 2024) choose them. AWQ looks at calibration
+    data and scales the layers of one stack of blocks (an nn.ModuleList); it is for INT4."""
+
+    dtype: Literal["int4", "int8"] = "int4"
+    group_size: GroupSize = 32
+    symmetric: bool = False
+    algorithm: Annotated[Literal["rtn", "awq"], BeforeValidator(_without_more_packages)] = "rtn"
+
+    @model_validator(mode="after")
+    def _in_bits_that_it_searches(self) -> Self:
+        if self.dtype == "int8" and self.algorithm == "awq":
+            raise ValueError("awq in neural-compressor searches its scales for int4 whatever dtype says; for int8 set rtn")
         return self

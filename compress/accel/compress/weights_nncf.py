@@ -7,7 +7,7 @@ import onnx
 from accel.compress.calibration_data import calibration_samples
 from accel.compress.grouped_weights import refill_blocks_
 from accel.compress.ignored_scope import IgnoredScope, resolve
-from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
+from accel.compress.onnx_writing import BLOCK_OPSET, load, name_all_nodes_, raised_opset, write
 from accel.compress.product_rounding import rounded
 from accel.compress.product_weights import Tally, constant_products, products_from_gemms_, require_any, tables
 from accel.compress.qdq_nncf import compressed
@@ -15,9 +15,6 @@ from accel.compress.quantized_graph import require_float, tidy_
 from accel.compress.weight_settings import CompressedWeights, WeightCalibration
 from accel.contracts import Job
 from accel.model import OnnxModel
-
-BLOCK_OPSET = 21
-"""The first with DequantizeLinear in blocks and with four-bit integers."""
 
 
 def quantize(

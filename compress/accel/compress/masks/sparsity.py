@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from accel.compress.edits import edits_of
 from accel.compress.masks.sparsity_plan import Plan
 from accel.errors import PassFault
-from accel.model import NeuralCompressed, QuantizeAware
+from accel.model import GroupedWeights, NeuralCompressed, QuantizeAware
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -43,8 +43,8 @@ def layers_of(
 
     Raises PassFault where nothing is left to mask, where an ignored layer is not there, and for weights that are not numbers.
     """
-    if any(isinstance(edit, QuantizeAware | NeuralCompressed) for edit in edits_of(module)):
-        raise PassFault("sparsify: the model has fake quantizers already; put sparsify before quantize")
+    if any(isinstance(edit, QuantizeAware | NeuralCompressed | GroupedWeights) for edit in edits_of(module)):
+        raise PassFault("sparsify: the model is quantized already; put sparsify before quantize")
     ignored = _ignored(module, ignored_layers)
     found: list[Layer] = []
     dense: dict[str, list[str]] = {}

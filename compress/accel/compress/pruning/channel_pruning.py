@@ -22,7 +22,7 @@ from accel.compress.same_outputs import example_inputs
 from accel.compress.training.task_loss import CrossEntropy
 from accel.contracts import Job
 from accel.errors import DataFault, PassFault, UsageError
-from accel.model import Masks, NeuralCompressed, QuantizeAware, TorchModel
+from accel.model import GroupedWeights, Masks, NeuralCompressed, QuantizeAware, TorchModel
 
 if TYPE_CHECKING:
     from accel.compress.prune import Prune
@@ -85,8 +85,8 @@ def prunable(module: nn.Module, example: Sequence[Tensor], settings: Prune, *, s
 
     Raises PassFault where there are none, or a name of ``ignored_layers`` or ``pruning_ratio_dict`` matches nothing.
     """
-    if any(isinstance(edit, QuantizeAware | NeuralCompressed) for edit in edits_of(module)):
-        raise PassFault("prune: this model has fake quantizers already; prune it before quantize")
+    if any(isinstance(edit, QuantizeAware | NeuralCompressed | GroupedWeights) for edit in edits_of(module)):
+        raise PassFault("prune: this model is quantized already; prune it before quantize")
     if any(isinstance(edit, Masks) and ":" in edit.pattern for edit in edits_of(module)):
         raise PassFault("prune: cutting channels would break up the groups of an n:m mask; prune before sparsify")
     ignored = matching(module, settings.ignored_layers, "prune: ignored_layers")

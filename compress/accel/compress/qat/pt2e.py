@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from accel.compress.edits import add_edit_, edits_of
+from accel.compress.grouped_linear import grouped_layers
 from accel.compress.qat.module import CURRENT, INTEGER_BIAS, QuantizeAwareModule, fake_quantizers
 from accel.compress.qat.pt2e_annotation import Plan, plan
 from accel.compress.qat.pt2e_fold import fold_batch_norms_
@@ -106,7 +107,7 @@ def insert(
     module: nn.Module, example: Sequence[Tensor], shapes: Any, profile: QuantizationProfile, ignored: Collection[str]
 ) -> tuple[QuantizeAwareModule, Plan]:
     """See :func:`prepared`; ``shapes`` as torch.export's ``dynamic_shapes``."""
-    if isinstance(module, QuantizeAwareModule):
+    if isinstance(module, QuantizeAwareModule) or grouped_layers(module):
         raise PassFault(f"{WHAT}: the model is prepared already; a recipe has one quantize pass")
     graph = captured(module, example, shapes, what=WHAT)
     if profile.weight_granularity == "per_tensor":
