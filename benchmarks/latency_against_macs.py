@@ -148,7 +148,7 @@ def study(chosen: Study, seeds: Sequence[int], settings: Sequence[int]) -> tuple
 def main(arguments: Sequence[str] | None = None) -> None:
     words = parser(__doc__, "latency_against_macs")
     words.add_argument("--backend", choices=("onnxruntime", "openvino"), default="onnxruntime")
-    words.add_argument("--faster", type=float, default=0.95, help="what latency_ms is asked for, of the latency of the macs arm")
+    words.add_argument("--faster", type=float, default=0.95, help="what latency_ms is asked for, of the macs arm's latency")
     words.add_argument("--steps", type=int, default=900, help="of training after pruning; both arms at most 3 minutes")
     words.add_argument("--base-steps", type=int, default=1500, help="of training the network from nothing")
     words.add_argument("--round-to", type=int, default=8, help="widths are multiples of it, in both arms")

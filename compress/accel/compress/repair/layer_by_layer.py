@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ MOST_NAMED = 8
 HELD_BYTES = 1 << 28
 """Samples that take less stay in memory; else they are read again for each layer."""
 
+BIAS_SAMPLES = 64
+"""So many of the calibration samples, and up to twice as many, say what a bias is off by: a mean needs fewer than a rounding
+does, and for every layer the network is run anew up to that layer."""
+
 TOGETHER = 16
 """Samples that are run at a time, where the model takes any number and they have one shape."""
 
@@ -54,6 +59,7 @@ def rewrite_(
     plain: list[str] = []
     shifted = 0
     groups = _Groups(samples, signature)
+    few = _Groups(samples, signature, every=max(1, len(samples) // BIAS_SAMPLES))
     for done, layer in enumerate(known.layers, 1):
         job.progress(done, len(known.layers), "rounding" if repairs.rewrites_weights else "correcting biases")
         weights, bias = known.weights(layer), known.bias(layer)
@@ -76,7 +82,7 @@ def rewrite_(
                 known.set_bias_(layer, bias)
         if repairs.bias_correction and bias is not None:
             output = _output_of(source, layer.name)
-            values = _pairs(source, output, model, known.output(layer), groups, folder)
+            values = _pairs(source, output, model, known.output(layer), few, folder)
             shift = _mean_difference(layer, values)
             known.set_bias_(layer, bias + shift)
             moved.append(float(np.abs(shift).max()))
@@ -122,10 +128,12 @@ def _notes(
 
 
 class _Groups:
-    """Calibration samples, many at a time where the model takes that; may be iterated more than once."""
+    """Calibration samples, many at a time where the model takes that; may be iterated more than once. ``every``: of how many
+    one is taken."""
 
-    def __init__(self, samples: Samples, signature: Signature) -> None:
+    def __init__(self, samples: Samples, signature: Signature, every: int = 1) -> None:
         self._samples = samples
+        self._every = every
         self._any = samples.group == 1 and all(spec.shape and isinstance(spec.shape[0], str) for spec in signature.inputs)
         self._held: list[Arrays] | None = None
 
@@ -144,7 +152,7 @@ class _Groups:
 
     def _together(self) -> Iterator[Arrays]:
         pending: list[Arrays] = []
-        for sample in self._samples:
+        for sample in islice(self._samples, 0, None, self._every):
             if pending and (len(pending) == TOGETHER or not self._any or _shapes(sample) != _shapes(pending[0])):
                 yield _joined(pending)
                 pending = []
