@@ -181,8 +181,7 @@ def test_mse_repairs_a_range_with_an_outlier(float_model: OnnxModel, make_job: M
 
     def error(scale: float) -> float:
         """Cut from below at -1, which both do."""
-        rounded = np.clip(np.rint(values / scale) * scale, -1.0, 255 * scale - 1.0)
-        return float(((rounded - values) ** 2).mean())
+        return float(((np.clip(np.rint(values / scale) * scale, -1.0, 255 * scale - 1.0) - values) ** 2).mean())
 
     assert found["mse"] < 0.8 * found["minmax"]
     assert error(found["mse"]) < 0.8 * error(found["minmax"])
