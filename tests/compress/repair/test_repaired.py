@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from pydantic import TypeAdapter, ValidationError
 
 from accel.accelerate.openvino_model import OpenVino
+from accel.compress.qdq_onnxruntime import activations
 from accel.compress.quantize_onnxruntime import QuantizeStaticOnnxRuntime
 from accel.compress.repair.float_network import own_biases_
 from accel.compress.repair_settings import AdaRound, StaticWeights
@@ -134,6 +135,29 @@ def test_bias_correction_repairs_the_mean_of_the_outputs(
     assert before > 0.05, "the network needs it"
     assert after < 0.1 * before
     assert any(note.startswith("bias_correction: 7 biases corrected") for note in corrected.notes)
+
+
+def test_a_part_of_many_samples_says_what_a_bias_is_off_by(
+    float_model: OnnxModel,
+    images: Array,
+    make_job: MakeJob,
+    make_task: Callable[[Array], Task],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 200 every third; for rounding, all of them."""
+    read: list[int] = []
+
+    def counted(model: onnx.ModelProto, values: Sequence[str], groups: Any, folder: Path) -> Any:
+        read.append(sum(len(group["image"]) for group in groups))
+        return activations(model, values, groups, folder)
+
+    monkeypatch.setattr("accel.compress.repair.layer_by_layer.activations", counted)
+    task = make_task(np.concatenate([images] * 5))
+    pass_with(bias_correction=True)(float_model, make_job(folder="biases", task=task))
+    assert len(images) == 40 and set(read) == {67}
+    read.clear()
+    pass_with(adaround=AdaRound(iterations=0))(float_model, make_job(folder="rounding", task=task))
+    assert set(read) == {200}
 
 
 def test_biases_are_corrected_in_float_where_the_dialect_has_them_so(
