@@ -33,9 +33,6 @@ ARMS = ("finetune", "distill")
 ALL = 59_000
 """Training images of the recipe."""
 
-TERMS = (LossTerm("logits", weight=0.9, temperature=4.0), LossTerm("task", weight=0.1))
-"""The default of ``distill``."""
-
 TIMED = 200
 """Steps of each kind, in turn."""
 
@@ -61,7 +58,8 @@ class Costs:
 
 @dataclass(frozen=True)
 class Study:
-    """``few``: training images of the second regime; the first has all 59,000."""
+    """``few``: training images of the second regime; the first has all 59,000. ``weight``: of the teacher's answers in the
+    loss, at ``temperature``; the labels have the rest."""
 
     lab: Experiment
     shared: Path
@@ -69,11 +67,18 @@ class Study:
     few: int
     seconds: float
     lr: float
+    weight: float
+    temperature: float
+
+    @property
+    def terms(self) -> tuple[LossTerm, ...]:
+        return LossTerm("logits", weight=self.weight, temperature=self.temperature), LossTerm("task", weight=1 - self.weight)
 
     def arm(self, arm: str, steps: int, samples: int | None, seed: int, name: str) -> tuple[float, Path]:
         """Seconds of the training, and the file."""
         data = self.shared / "data" / "fashion_mnist.npz"
-        losses = "" if arm == "finetune" else ", teacher: baseline"
+        terms = f"{{type: logits, weight: {self.weight}, temperature: {self.temperature}}}, {{type: task, weight: {1 - self.weight:.6g}}}"
+        losses = "" if arm == "finetune" else f", teacher: baseline, losses: [{terms}]"
         prune = f"{{type: prune, pruning_ratio: {self.ratio}, round_to: 4}}"
         train = f"train: {{steps: {steps}, lr: {self.lr}}}"
         words = [
@@ -103,7 +108,7 @@ class Study:
         student = prune_channels(teacher, images[:2], pruning_ratio=self.ratio, round_to=4).train()
         optimizer = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9)
         bf16 = native_bf16(torch.device("cpu"))
-        loss = DistillationLoss(TERMS, student, teacher, images[:2], teacher_dtype=torch.bfloat16 if bf16 else None)
+        loss = DistillationLoss(self.terms, student, teacher, images[:2], teacher_dtype=torch.bfloat16 if bf16 else None)
         answers = loss.answers(images)
         assert answers is not None
 
@@ -168,9 +173,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words.add_argument("--ratio", type=float, default=0.6, help="of the channels that go before")
     words.add_argument("--few", type=int, default=2000, help="training images of the second regime")
     words.add_argument("--lr", type=float, default=0.05)
+    words.add_argument("--weight", type=float, default=0.9, help="of the teacher in the loss; the labels have the rest")
+    words.add_argument("--temperature", type=float, default=4.0, help="of the teacher's answers")
     words.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     chosen = words.parse_args(arguments)
-    asked = Study(Experiment.chosen(chosen), chosen.shared, chosen.ratio, chosen.few, chosen.seconds, chosen.lr)
+    asked = Study(
+        Experiment.chosen(chosen),
+        chosen.shared,
+        chosen.ratio,
+        chosen.few,
+        chosen.seconds,
+        chosen.lr,
+        chosen.weight,
+        chosen.temperature,
+    )
     costs = None if chosen.quick else asked.measured_costs()
     table, figures = study(asked, chosen.seeds, costs)
     told = None if costs is None else asdict(costs)
