@@ -77,7 +77,8 @@ class Study:
     def arm(self, arm: str, steps: int, samples: int | None, seed: int, name: str) -> tuple[float, Path]:
         """Seconds of the training, and the file."""
         data = self.shared / "data" / "fashion_mnist.npz"
-        terms = f"{{type: logits, weight: {self.weight}, temperature: {self.temperature}}}, {{type: task, weight: {1 - self.weight:.6g}}}"
+        teacher = f"{{type: logits, weight: {self.weight}, temperature: {self.temperature}}}"
+        terms = f"{teacher}, {{type: task, weight: {1 - self.weight:.6g}}}"
         losses = "" if arm == "finetune" else f", teacher: baseline, losses: [{terms}]"
         prune = f"{{type: prune, pruning_ratio: {self.ratio}, round_to: 4}}"
         train = f"train: {{steps: {steps}, lr: {self.lr}}}"

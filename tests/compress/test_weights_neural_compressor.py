@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -32,7 +33,7 @@ from accel.compress.saved import load_model, save
 from accel.compress.sparsify import Sparsify
 from accel.compress.weight_settings import LibraryWeights, WeightCalibration
 from accel.contracts import Batch, Job, QuantizationProfile
-from accel.errors import DataFault, ModelFault, PassFault
+from accel.errors import DataFault, MissingBackend, ModelFault, PassFault
 from accel.model import OnnxModel, Signature, Target, TensorSpec, TorchModel
 from accel.onnx_graph import quantization
 
@@ -152,6 +153,9 @@ def step(**weights: Any) -> QuantizeWeightOnlyNeuralCompressor:
         ("int4", True, "rtn"),
         ("int8", False, "rtn"),
         ("int8", True, "rtn"),
+        ("int4", False, "gptq"),
+        ("int4", True, "gptq"),
+        ("int8", False, "gptq"),
         ("int4", False, "awq"),
         ("int4", True, "awq"),
     ],
@@ -168,7 +172,7 @@ def test_the_file_computes_what_the_rounded_module_does(
     wanted, rounded = outputs_of(model.module), outputs_of(found.module)
     assert 0 < error(rounded, wanted) < (0.02 if dtype == "int8" else 0.3)
     layers = grouped_layers(found.module)
-    assert set(layers) == {*IN_STACK, "head"}
+    assert set(layers) == {*IN_STACK, *(["head"] if algorithm != "gptq" else [])}
     assert all(bool((layer.zeros == 2 ** (layer.bits - 1)).all()) == symmetric for layer in layers.values())
 
     file = ExportOnnx()(found, job)
@@ -197,15 +201,15 @@ def test_integers_are_those_of_the_library(model: TorchModel, job: Job) -> None:
     assert torch.allclose(layer.weight.reshape(WIDTH, -1, 32), (wanted - zero[..., None]) * scale[..., None])
 
 
-def test_awq_is_closer_than_rounding(model: TorchModel, job: Job) -> None:
+def test_gptq_and_awq_are_closer_than_rounding(model: TorchModel, job: Job) -> None:
     scope = IgnoredModules(names=("head",))
     wanted = outputs_of(model.module)
     errors = {}
-    for algorithm in ("rtn", "awq"):
+    for algorithm in ("rtn", "gptq", "awq"):
         weights = LibraryWeights(algorithm=algorithm)
         found = QuantizeWeightOnlyNeuralCompressor(weights=weights, ignored_scope=scope)(model, job)
         errors[algorithm] = error(outputs_of(found.module), wanted)
-    assert errors["awq"] < errors["rtn"], errors
+    assert errors["gptq"] < errors["rtn"] and errors["awq"] < errors["rtn"], errors
 
 
 def test_the_file_is_small_and_both_runtimes_keep_it_so(model: TorchModel, job: Job, tmp_path: Path) -> None:
@@ -334,10 +338,27 @@ def test_what_cannot_be_is_refused(model: TorchModel, job: Job, tmp_path: Path) 
     assert step().needs == frozenset() and step(algorithm="awq").needs == {"calibration"}
 
 
-@pytest.mark.parametrize("algorithm", ["gptq", "autoround"])
-def test_algorithms_that_want_more_packages_are_refused_in_the_recipe(algorithm: str) -> None:
-    with pytest.raises(ValidationError, match=f"{algorithm} in neural-compressor needs packages .* set rtn or awq"):
-        LibraryWeights(algorithm=algorithm)  # type: ignore[arg-type]
+def test_autoround_is_refused_in_the_recipe() -> None:
+    with pytest.raises(ValidationError, match=r"autoround .* language models of Hugging Face's .* set rtn, gptq or awq"):
+        LibraryWeights(algorithm="autoround")  # type: ignore[arg-type]
+
+
+def test_gptq_quantizes_one_stack_and_says_what_it_leaves(model: TorchModel, job: Job) -> None:
+    scope = IgnoredModules(names=("blocks.0.inner.1",))
+    found = QuantizeWeightOnlyNeuralCompressor(weights=LibraryWeights(algorithm="gptq"), ignored_scope=scope)(model, job)
+    assert set(grouped_layers(found.module)) == set(IN_STACK) - {"blocks.0.inner.1"}
+    assert "head kept in floating point: left by neural-compressor, whose gptq quantizes one stack of blocks" in found.notes
+    assert "blocks.0.inner.1 kept in floating point: in ignored_scope" in found.notes
+
+
+def test_without_accelerate_gptq_says_what_to_install(model: TorchModel, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("neural_compressor.torch.algorithms.layer_wise")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "neural_compressor.torch.algorithms.weight_only.gptq", raising=False)
+    for name in ("accelerate", "accelerate.utils"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingBackend, match=r"accelerate is not installed; pip install 'accel-toolkit.neural-compressor.'"):
+        step(algorithm="gptq")(model, job)
 
 
 def test_a_layer_that_stands_twice_is_one(job: Job, tmp_path: Path) -> None:

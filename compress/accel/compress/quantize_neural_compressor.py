@@ -66,8 +66,8 @@ class QuantizeWeightOnlyNeuralCompressor:
 
     def __call__(self, model: TorchModel, job: Job) -> TorchModel:
         """Raises DataFault for calibration data that is missing or does not fit; PassFault where nothing is quantized, a name
-        in ``ignored_scope`` matches nothing, there is no stack of blocks for ``awq``, or the library fails; MissingBackend
-        without neural-compressor."""
+        in ``ignored_scope`` matches nothing, there is no stack of blocks for ``gptq`` or ``awq``, or the library fails;
+        MissingBackend without neural-compressor, or what its GPTQ imports."""
         found: TorchModel = core("weights_neural_compressor").quantized(
             model, job, self.weights, self.calibration, self.ignored_scope
         )

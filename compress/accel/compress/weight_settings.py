@@ -55,26 +55,26 @@ class CompressedWeights:
         return self
 
 
-def _without_more_packages(algorithm: Any) -> Any:
-    # As of neural-compressor-pt 3.10: gptq.py imports tqdm and, by layer_wise, accelerate; autoround.py imports auto_round.
-    needed = {"gptq": "tqdm and Hugging Face's accelerate", "autoround": "auto-round, for language models of Hugging Face's"}
-    if isinstance(algorithm, str) and algorithm in needed:
+def _without_autoround(algorithm: Any) -> Any:
+    if algorithm == "autoround":
+        # As of neural-compressor-pt 3.10: it saves by the package auto_round, and reads that by AutoModelForCausalLM.
         raise ValueError(
-            f"{algorithm} in neural-compressor needs packages that it does not install ({needed[algorithm]}); set rtn or awq, "
-            "or take gptq after export_onnx with engine: onnxruntime or nncf"
+            "autoround in neural-compressor is the package auto-round's, for language models of Hugging Face's with their "
+            "tokenizer; set rtn, gptq or awq"
         )
     return algorithm
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LibraryWeights:
-    """Those of nn.Linear, as neural-compressor's RTN and AWQ (Lin et al., MLSys 2024) choose them. AWQ looks at calibration
-    data and scales the layers of one stack of blocks (an nn.ModuleList); it is for INT4."""
+    """Those of nn.Linear, as neural-compressor's RTN, GPTQ (Frantar et al., ICLR 2023) and AWQ (Lin et al., MLSys 2024) choose
+    them. GPTQ and AWQ look at calibration data. GPTQ quantizes the layers of one stack of blocks (an nn.ModuleList, or where
+    there is none an nn.Sequential) and no others; AWQ scales those of one nn.ModuleList, and is for INT4."""
 
     dtype: Literal["int4", "int8"] = "int4"
     group_size: GroupSize = 32
     symmetric: bool = False
-    algorithm: Annotated[Literal["rtn", "awq"], BeforeValidator(_without_more_packages)] = "rtn"
+    algorithm: Annotated[Literal["rtn", "gptq", "awq"], BeforeValidator(_without_autoround)] = "rtn"
 
     @model_validator(mode="after")
     def _in_bits_that_it_searches(self) -> Self:

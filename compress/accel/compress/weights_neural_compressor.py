@@ -28,7 +28,7 @@ from accel.compress.quantize_aware import IgnoredModules
 from accel.compress.quiet_library import quiet
 from accel.compress.weight_settings import LibraryWeights, WeightCalibration
 from accel.contracts import Job
-from accel.errors import AccelError, PassFault
+from accel.errors import AccelError, MissingBackend, PassFault
 from accel.model import EDITS, GroupedWeights, Signature, TorchModel
 
 WHAT = "quantize (engine neural-compressor)"
@@ -78,13 +78,14 @@ def _kept(module: nn.Module, weights: LibraryWeights, ignored: Collection[str]) 
         elif part.weight.dtype != torch.float32:
             kept[path] = "its weights are not float32"
         elif weights.algorithm != "rtn" and type(part) is not nn.Linear:
-            # As in nn.MultiheadAttention, which reads the weight and never calls the layer.
+            # As in nn.MultiheadAttention, which reads the weight and never calls the layer: GPTQ would set all of it to 0.
             kept[path] = f"{weights.algorithm} does not see what goes into a {type(part).__name__}"
     return kept
 
 
 class _Hidden(nn.Module):
-    """A linear layer that the library does not take for one, so that it leaves the layer and what stands before it alone."""
+    """A linear layer that the library does not take for one, so that it leaves the layer and what stands before it alone: GPTQ
+    there quantizes what its configuration excludes, too."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -96,6 +97,10 @@ class _Hidden(nn.Module):
 
 class _HiddenList(nn.ModuleList):
     """A list that is not the stack of blocks."""
+
+
+class _HiddenSequence(nn.Sequential):
+    """A sequence that is not the stack of blocks."""
 
 
 class _Example(tuple[Tensor, ...]):
@@ -116,18 +121,19 @@ def _by_library(
     """What the library makes of a copy of ``module``; and the path of the stack of blocks that its algorithm works on."""
     work = copy.deepcopy(module).eval().requires_grad_(False)
     work = with_layers(work, {path: _Hidden(part) for path, part in _linear(work).items() if path in kept})
-    stack = "" if weights.algorithm == "rtn" else _choose_stack_(work)
+    stack = "" if weights.algorithm == "rtn" else _choose_stack_(work, weights.algorithm)
     settings = {
         "bits": 4 if weights.dtype == "int4" else 8,
         "group_size": weights.group_size,
         "use_sym": weights.symmetric,
         "use_layer_wise": False,  # which reads a checkpoint again, layer by layer
+        "model_path": str(job.folder),  # never read, but without a folder GPTQ there asks a hub for a model called ''
     }
-    config = {"rtn": library.RTNConfig, "awq": library.AWQConfig}[weights.algorithm](**settings)
+    config = {"rtn": library.RTNConfig, "gptq": library.GPTQConfig, "awq": library.AWQConfig}[weights.algorithm](**settings)
     batches = iter(() if samples is None else _counted(samples, signature, job))
     first = next(batches, None)
     example = None if first is None else _Example(first)
-    # RTN alone can be told to leave scales in float32; AWQ rounds them to float16.
+    # RTN alone can be told to leave scales in float32; the others round them to float16.
     told = {"use_optimum_format": False} if weights.algorithm == "rtn" else {}
     try:
         with quiet(), torch.no_grad():
@@ -137,6 +143,11 @@ def _by_library(
             found: nn.Module = library.convert(prepared, **told)
     except (AccelError, MemoryError, OSError):
         raise
+    except ModuleNotFoundError as absent:
+        name = (absent.name or "a package").partition(".")[0]
+        raise MissingBackend(
+            f"{WHAT}: {name} is not installed; pip install 'accel-toolkit[neural-compressor]', or set algorithm: rtn"
+        ) from absent
     except Exception as error:  # the library raises AssertionError, IndexError, KeyError, RuntimeError, what torch raises
         raise PassFault(
             f"{WHAT}: {weights.algorithm} failed in neural-compressor: {type(error).__name__}: {error}; "
@@ -157,23 +168,28 @@ def _counted(samples: Samples, signature: Signature, job: Job) -> Iterator[tuple
         yield batch
 
 
-def _choose_stack_(module: nn.Module) -> str:
+def _choose_stack_(module: nn.Module, algorithm: str) -> str:
     """Leave the library one stack of blocks to find, the list with most weights of linear layers in it; gives its path.
 
-    By itself AWQ there takes the first list, be it without linear layers.
+    By itself GPTQ there takes the last list or sequence, be it the two layers of a block, and AWQ the first list, be it
+    without linear layers.
     """
     lists = {path: part for path, part in module.named_modules() if type(part) is nn.ModuleList and len(part)}
-    stacks = {path: part for path, part in lists.items() if path and _weights_in(part)}
+    sequences = {path: part for path, part in module.named_modules() if type(part) is nn.Sequential and len(part)}
+    usable: Mapping[str, nn.Module] = lists if lists or algorithm == "awq" else sequences
+    stacks = {path: part for path, part in usable.items() if path and _weights_in(part)}
     if not stacks:
+        what = "scales" if algorithm == "awq" else "quantizes"
+        kinds = "nn.ModuleList" if algorithm == "awq" else "nn.ModuleList or nn.Sequential"
         raise PassFault(
-            f"{WHAT}: awq in neural-compressor scales one stack of blocks, an nn.ModuleList below the model, and there is "
+            f"{WHAT}: {algorithm} in neural-compressor {what} one stack of blocks, an {kinds} below the model, and there is "
             "none with linear layers in it; set algorithm: rtn, or quantize after export_onnx with engine: onnxruntime"
         )
     chosen: str = max(stacks, key=lambda path: _weights_in(stacks[path]))
-    for path, part in lists.items():
+    for path, part in (*lists.items(), *sequences.items()):
         if path != chosen:
             # The blocks compute as before: only what type() says of the container is another.
-            part.__class__ = _HiddenList
+            part.__class__ = _HiddenList if isinstance(part, nn.ModuleList) else _HiddenSequence
     return chosen
 
 
@@ -257,7 +273,8 @@ def _notes(
         elif path in kept:
             tally.put(tally.left, kept[path], path)
         elif isinstance(part, nn.Linear):
-            tally.put(tally.left, LEFT, path)
+            alone = ", whose gptq quantizes one stack of blocks" if weights.algorithm == "gptq" else ""
+            tally.put(tally.left, f"{LEFT}{alone}", path)
         elif any(parameter.dim() > 1 for parameter in part.parameters(recurse=False)):
             tally.put(tally.left, f"{LEFT}, which quantizes nn.Linear and no {type(part).__name__}", path or "the model")
     return tally.notes()
