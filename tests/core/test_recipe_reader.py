@@ -261,6 +261,7 @@ output_dir: ../../etc
         ("passes: [{type: quantize, aproach: static}]", "did you mean 'approach'?"),
         ("gate: []", "unknown key 'gate'; did you mean 'gates'?"),
         ("gates: [{metric: size_bytes, max_dorp: 0}]", "did you mean 'max_drop'?"),
+        ("passes: [{type: quantize, engine: nncf, adaround: {}}]", "'adaround' for engine nncf: onnxruntime and auto have it"),
     ],
 )
 def test_an_unknown_key_is_an_error_with_did_you_mean(home: Path, line: str, says: str) -> None:

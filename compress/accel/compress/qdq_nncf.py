@@ -12,6 +12,7 @@ from accel.compress.calibration import NncfCalibration
 from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import load, name_all_nodes_, raised_opset, write
+from accel.compress.plain_gemm import plain_gemms_
 from accel.compress.quantized_graph import release_outputs_, remarks, require_float, require_profile, tidy_
 from accel.compress.quiet_library import quiet
 from accel.compress.repair_settings import SmoothQuant
@@ -53,6 +54,7 @@ def quantize(
     source, converted = raised_opset(load(model.path))
     require_float(source)
     name_all_nodes_(source)
+    plain_gemms_(source)
     ignored = resolve(scope, source.graph)
     samples = calibration_samples(job, model.signature, calibration.num_samples)
     try:

@@ -18,6 +18,7 @@ from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.least_error_range import least_error_range
 from accel.compress.onnx_writing import drop_unused_initializers_, load, name_all_nodes_, raised_opset, write
+from accel.compress.plain_gemm import plain_gemms_
 from accel.compress.quantized_graph import (
     WEIGHTED,
     read_by,
@@ -69,6 +70,7 @@ def quantize(
     source, converted = raised_opset(load(model.path))
     require_float(source)
     name_all_nodes_(source)
+    plain_gemms_(source)
     ignored = resolve(scope, source.graph)
     samples = calibration_samples(job, model.signature, calibration.num_samples)
     types = _types(profile)

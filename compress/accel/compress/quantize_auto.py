@@ -27,7 +27,7 @@ class QuantizeStaticAuto:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"calibration", "profile", "selection", "probe"})
-    version: ClassVar[int] = 2  # 2: as its engines'
+    version: ClassVar[int] = 3  # 3: as its engines'
 
     approach: Literal["static"] = "static"
     engine: Literal["auto"] = "auto"

@@ -24,7 +24,7 @@ class QuantizeStaticNncf:
     own, ``cross_layer_equalization`` ours; learned rounding and INT4 weights are the other engine's.
     """
 
-    version: ClassVar[int] = 2  # 2: as the other engine's, for cross_layer_equalization
+    version: ClassVar[int] = 3  # 3: factors of Gemm are folded first
     libraries: ClassVar[tuple[str, ...]] = ("nncf", "onnx", "onnxruntime")  # onnxruntime computes NNCF's statistics
 
     approach: Literal["static"] = "static"

@@ -7,7 +7,7 @@ from typing import Any
 
 from accel.recipe.document import Document
 from accel.recipe.fields import below, items, keys, suggestion, words
-from accel.recipe.passes import OWN_KEYS
+from accel.recipe.passes import OWN_KEYS, leaves, load
 from accel.recipe.tree import Location, Node, Scalar, described, dotted, find, locate, shown, step
 
 MAX_PROBLEMS = 50
@@ -164,4 +164,16 @@ def _unknown_key(location: Location, annotation: Any, prefix: Location) -> str:
     if key == "sparsity" and not near:
         return f"not a key here; {_SPARSITY}"
     listed = ", ".join(known[:_MAX_LISTED]) or "none"
-    return f"unknown key {shown(key)}{near or f'; allowed: {listed}'}"
+    engines = _engines_with(key, annotation) if len(location) == len(prefix) + 1 else ""
+    return f"unknown key {shown(key)}{engines or near or f'; allowed: {listed}'}"
+
+
+def _engines_with(key: str, annotation: Any) -> str:
+    """The way out where the same pass has the key with another engine."""
+    known = leaves()
+    here = next((leaf for leaf in known if load(leaf) is annotation), None)
+    if here is None or here.engine is None:
+        return ""
+    among = [leaf for leaf in known if (leaf.type, leaf.approach) == (here.type, here.approach) and leaf.engine]
+    having = [str(leaf.engine) for leaf in among if key in keys([load(leaf)])]
+    return f" for engine {here.engine}: {' and '.join(having)} have it" if having else ""

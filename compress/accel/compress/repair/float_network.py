@@ -15,6 +15,7 @@ from onnx.numpy_helper import from_array
 from accel.compress.calibration_data import Samples, calibration_samples
 from accel.compress.ignored_scope import IgnoredScope, resolve
 from accel.compress.onnx_writing import INT4_OPSET, load, name_all_nodes_, raised_opset, unique, write
+from accel.compress.plain_gemm import plain_gemms_
 from accel.compress.qdq_onnxruntime import activations
 from accel.compress.quantized_graph import require_float, require_profile, sort_nodes_
 from accel.compress.repair.equalization import equalize_, pairs_of
@@ -52,6 +53,7 @@ def prepared(model: OnnxModel, job: Job, repairs: Repairs, scope: IgnoredScope, 
     graph, converted = raised_opset(source, INT4_OPSET, INT4_OPSET, "Q/DQ of INT4") if in_int4 else raised_opset(source)
     require_float(graph)
     name_all_nodes_(graph)
+    plain_gemms_(graph)
     ignored = resolve(scope, graph.graph)
     notes = list(converted)
     unrounded: frozenset[str] = frozenset()
