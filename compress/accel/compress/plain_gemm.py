@@ -23,6 +23,8 @@ def plain_gemms_(model: onnx.ModelProto) -> None:
         if node.op_type != "Gemm" or node.domain or node.input[1] not in stored:
             continue
         weight = to_array(stored[node.input[1]])
+        if np.issubdtype(weight.dtype, np.integer):
+            continue
         outputs = weight.shape[0 if _integer(node, "transB") else 1]
         bias = to_array(stored[node.input[2]]) if len(node.input) > 2 and node.input[2] in stored else None
         alpha, beta = _factor(node, "alpha"), _factor(node, "beta")
