@@ -62,8 +62,7 @@ class Costs:
 @dataclass(frozen=True)
 class Study:
     """``teacher_steps``: of the network before it is pruned. ``few``: training images of the second regime; the first has all
-    59,000. ``weight``: of the teacher's answers in the
-    loss, at ``temperature``; the labels have the rest."""
+    59,000. ``weight``: of the teacher's answers in the loss, at ``temperature``; the labels have the rest."""
 
     lab: Experiment
     shared: Path

@@ -171,9 +171,11 @@ def _unknown_key(location: Location, annotation: Any, prefix: Location) -> str:
 def _engines_with(key: str, annotation: Any) -> str:
     """The way out where the same pass has the key with another engine."""
     known = leaves()
-    here = next((leaf for leaf in known if load(leaf) is annotation), None)
+    reference = f"{getattr(annotation, '__module__', '')}:{getattr(annotation, '__qualname__', '')}"
+    here = next((leaf for leaf in known if leaf.reference == reference), None)
     if here is None or here.engine is None:
         return ""
     among = [leaf for leaf in known if (leaf.type, leaf.approach) == (here.type, here.approach) and leaf.engine]
     having = [str(leaf.engine) for leaf in among if key in keys([load(leaf)])]
-    return f" for engine {here.engine}: {' and '.join(having)} have it" if having else ""
+    has = "has" if len(having) == 1 else "have"
+    return f" for engine {here.engine}: {' and '.join(having)} {has} it" if having else ""
