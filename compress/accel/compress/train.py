@@ -25,6 +25,7 @@ from accel.compress.training.batches import Course
 from accel.compress.training.data import TrainingSamples, data_digest, folder_of, opened, spooled
 from accel.compress.training.device import chosen_device, native_bf16
 from accel.compress.training.distributed import World, from_first, gathered, join, require_share, together
+from accel.compress.training.memory import kept_memory
 from accel.compress.training.repeatable import repeatable
 from accel.compress.training.run import Run
 from accel.compress.training.state import state_digest, tensors_of
@@ -85,7 +86,7 @@ def fit_(
     bf16 = settings.amp == "bf16" or (settings.amp == "auto" and amp_allowed and native_bf16(device))
     folder = _folder(world, model, job, settings, name, identity, bf16) if world.first else None
     start, notes = _begin(world, folder)
-    with torch.inference_mode(False), torch.enable_grad(), repeatable(device, job.seed):
+    with torch.inference_mode(False), torch.enable_grad(), repeatable(device, job.seed), kept_memory(device):
         run = Run(model, job, settings, loss, companions, name, course, samples, world, device, bf16, folder)
         try:
             return run.complete(start, notes)
